@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     schema_registry_url: str = Field("", description="Confluent-compatible schema registry; empty: Avro single-object encoding.")
     schema_registry_auth: SecretStr | None = Field(None, description="user:password for the registry; secret.")
 
-    model: Path = Field(Path(""), description="Directory with scorer.onnx and scorer.json; empty: the shipped model.")
+    model: Path | None = Field(None, description="Directory with scorer.onnx and scorer.json; empty: the shipped model.")
     providers: str = Field("auto", description="ONNX Runtime providers in order, e.g. CUDAExecutionProvider,CPUExecutionProvider; auto: the best that is there.")
 
     batch_records_max: int = Field(2048, ge=1, le=65_536, description="Most records in a micro-batch.")

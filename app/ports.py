@@ -20,6 +20,13 @@ class ProfileStore(Protocol):
         """One blob for each key in one round trip, None where there is none; raises StoreUnavailable."""
 
 
+class WriterSchemas(Protocol):
+    """The schema registry, as far as decoding needs it."""
+
+    async def resolve(self, ids: Sequence[int]) -> Mapping[int, str | None]:
+        """The schema text of each id, None for an id that it does not know; raises RegistryUnavailable."""
+
+
 class Scorer(Protocol):
     """A loaded model."""
 
@@ -29,6 +36,16 @@ class Scorer(Protocol):
 
     def score_many(self, matrix: Float32s) -> Float32s:
         """Probabilities (n,) for a C-contiguous matrix (n, features); raises ScoringError."""
+
+
+class RebalanceListener(Protocol):
+    """Whoever holds batches in hand; called inside `Source.poll`, on its thread."""
+
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """These partitions are ours from now on."""
+
+    def revoked(self, partitions: Sequence[tuple[str, int]], *, lost: bool) -> None:
+        """Finish and commit what is in hand of these; if lost, they may be another's already: only let go."""
 
 
 class Source(Protocol):

@@ -25,7 +25,7 @@ Bytes = NDArray[np.uint8]
 class Ragged:
     """n byte strings that lie in one buffer; a length of -1 stands for null.
 
-    `data` is uint8; `start` int64 (n,) and `length` int32 (n,) say where each string lies.
+    `data` is uint8 and read-only (compiled loops know one kind of buffer); `start` int64 (n,) and `length` int32 (n,) say where each string lies.
     """
 
     data: Bytes

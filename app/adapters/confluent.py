@@ -1,0 +1,246 @@
+"""The objects transport: the same ports on confluent-kafka's own calls (readable twin and fallback).
+
+It makes an object a record and copies it into columns. Behaviour is that of `native_source` and
+`native_sink`, which one set of tests checks on both.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from app.adapters.native_sink import BYTES_MAX, queue_limits
+from app.errors import BrokerUnavailable, ConfigError
+from app.ports import RebalanceListener
+from app.records import Columns, Letter, Outbound, Ragged, RecordBatch, pack_headers
+
+log = structlog.get_logger("riskwire.kafka")
+_REQUEST_S = 10.0
+Partitions = Sequence[tuple[str, int]]
+
+
+def _create(make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    try:
+        return make({**options, "logger": logging.getLogger("riskwire.librdkafka")})
+    except KafkaException as error:
+        raise ConfigError(f"librdkafka: {error.args[0].str()}") from error
+
+
+def _call(doing: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except KafkaException as error:
+        raise BrokerUnavailable(f"{doing}: {error.args[0].str()}") from error
+
+
+def _columns(topic: str, messages: Sequence[Message], polled_us: int) -> RecordBatch:
+    stamps = [message.timestamp() for message in messages]
+    return RecordBatch(
+        topic,
+        np.array([message.partition() for message in messages], np.int32),
+        np.array([message.offset() for message in messages], np.int64),
+        np.array([ms for _, ms in stamps], np.int64),
+        np.array([kind for kind, _ in stamps], np.int8),
+        Ragged.of([message.key() for message in messages]),
+        Ragged.of([message.value() for message in messages]),
+        Ragged.of([pack_headers(message.headers() or ()) for message in messages]),
+        polled_us,
+    )
+
+
+class ObjectSource:
+    """A member of a consumer group on `confluent_kafka.Consumer`."""
+
+    def __init__(
+        self,
+        options: Mapping[str, str],
+        topics: Sequence[str],
+        listener: RebalanceListener,
+        records_max: int,  # noqa: ARG002 - the native twin needs it to make its buffer
+    ) -> None:
+        """Connect and subscribe; raises ConfigError."""
+        self._listener = listener
+        self._failure: BaseException | None = None
+        self._owned: set[tuple[str, int]] = set()
+        self._consumer = _create(Consumer, {**options, "error_cb": self._error})
+        self._cooperative = options.get("partition.assignment.strategy") == "cooperative-sticky"
+        self._consumer.subscribe(
+            list(topics),
+            on_assign=self._assigned,
+            on_revoke=partial(self._revoked, lost=False),
+            on_lost=partial(self._revoked, lost=True),
+        )
+
+    def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
+        """See `Source.poll`."""
+        messages = self._consumer.consume(1, wait_ms / 1000)
+        if messages and records_max > 1:
+            messages += self._consumer.consume(records_max - 1, linger_ms / 1000)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        polled_us = time.time_ns() // 1000
+        topics: dict[str, list[Message]] = {}
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._consume_error(error)
+            else:
+                topics.setdefault(message.topic(), []).append(message)
+        return [_columns(topic, its, polled_us) for topic, its in topics.items()]
+
+    def _consume_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+            return
+        if error.fatal():
+            raise BrokerUnavailable(f"consumer: {error.str()}")
+        log.warning("consumer error", code=error.name(), detail=error.str())
+
+    def _error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failure = BrokerUnavailable(f"consumer: {error.str()}")
+        else:
+            log.warning("broker trouble", code=error.name(), detail=error.str())
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        at = [(p.topic, p.partition) for p in partitions]
+        self._owned |= set(at)
+        self._listener.assigned(at)
+        (consumer.incremental_assign if self._cooperative else consumer.assign)(partitions)
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
+        at = [(p.topic, p.partition) for p in partitions]
+        try:
+            self._listener.revoked(at, lost=lost)
+        except Exception as failure:  # noqa: BLE001 - raised by the poll around this call
+            self._failure = failure
+        self._owned -= set(at)
+        if self._cooperative:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def assignment(self) -> set[tuple[str, int]]:
+        """See `Source.assignment`."""
+        return set(self._owned)
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool) -> None:
+        """See `Source.commit`."""
+        mine = [
+            TopicPartition(*at, offset) for at, offset in offsets.items() if at in self._owned
+        ]
+        if mine:
+            _call("commit offsets", self._consumer.commit, offsets=mine, asynchronous=not wait)
+
+    def committed(self, partitions: Partitions) -> dict[tuple[str, int], int]:
+        """See `Source.committed`."""
+        wanted = [TopicPartition(*at) for at in partitions]
+        found = _call("read committed offsets", self._consumer.committed, wanted, _REQUEST_S)
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """See `Source.seek`."""
+        for at, offset in offsets.items():
+            _call("seek", self._consumer.seek, TopicPartition(*at, offset))
+
+    def pause(self, partitions: Partitions) -> None:
+        """See `Source.pause`."""
+        _call("pause", self._consumer.pause, [TopicPartition(*at) for at in partitions])
+
+    def resume(self, partitions: Partitions) -> None:
+        """See `Source.resume`."""
+        _call("resume", self._consumer.resume, [TopicPartition(*at) for at in partitions])
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._consumer.close()
+
+
+class ObjectSink:
+    """A producer on `confluent_kafka.Producer`, acknowledged batch by batch."""
+
+    def __init__(self, options: Mapping[str, str], records_max: int) -> None:
+        """Create the producer; raises ConfigError. It connects by itself."""
+        self._failure: str = ""
+        self._records_max = records_max
+        self._remaining: dict[int, int] = {}
+        self._bytes: deque[int] = deque()
+        self._producer = _create(
+            Producer, {**options, **queue_limits(records_max), "error_cb": self._error}
+        )
+
+    def room(self, records: int) -> bool:
+        """See `Sink.room`."""
+        waiting = len(self._producer)
+        fits = waiting == 0 or waiting + records <= self._records_max
+        return fits and sum(self._bytes) < BYTES_MAX
+
+    def send(self, outbound: Outbound, ticket: int) -> None:
+        """See `Sink.send`; raises BrokerUnavailable if librdkafka refuses a record."""
+        self._remaining[ticket] = len(outbound)
+        self._bytes.append(sum(len(letter.value or b"") for letter in outbound.letters))
+        reported = partial(self._reported, ticket)
+        for columns in outbound.columns:
+            self._send_columns(columns, reported)
+        for letter in outbound.letters:
+            self._send_letter(letter, reported)
+
+    def _send_columns(self, columns: Columns, reported: Callable[..., None]) -> None:
+        for i, partition in enumerate(columns.partition.tolist()):
+            _call(
+                f"produce to {columns.topic}",
+                self._producer.produce,
+                columns.topic,
+                columns.values[i],
+                columns.keys[i],
+                partition,
+                reported,
+            )
+
+    def _send_letter(self, letter: Letter, reported: Callable[..., None]) -> None:
+        _call(
+            f"produce to {letter.topic}",
+            self._producer.produce,
+            letter.topic,
+            letter.value,
+            letter.key,
+            letter.partition,
+            reported,
+            headers=[(header.name, header.value) for header in letter.headers],
+        )
+
+    def _reported(self, ticket: int, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self._failure = self._failure or f"deliver: {error.str()}"
+        self._remaining[ticket] -= 1
+
+    def _error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failure = f"producer: {error.str()}"
+        else:
+            log.warning("broker trouble", code=error.name(), detail=error.str())
+
+    def poll(self, wait_ms: int) -> list[int]:
+        """See `Sink.poll`."""
+        self._producer.poll(wait_ms / 1000)
+        if self._failure:
+            raise BrokerUnavailable(self._failure)
+        done = []
+        for ticket, remaining in self._remaining.items():
+            if remaining:
+                break
+            done.append(ticket)
+        for ticket in done:
+            del self._remaining[ticket]
+            self._bytes.popleft()
+        return done
+
+    def close(self, timeout_ms: int) -> None:
+        """See `Sink.close`."""
+        self._producer.flush(timeout_ms / 1000)
+        self._producer.purge()

@@ -1,0 +1,162 @@
+"""The ports in memory: what the tests and the test kit run the pipeline on, no mocking library.
+
+They behave as the real adapters do, down to the errors of `app.errors`, and let a test take them away
+and bring them back.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from app.errors import BrokerUnavailable, RegistryUnavailable, StoreUnavailable
+from app.ports import RebalanceListener
+from app.records import Float32s, Outbound, RecordBatch
+
+
+class MemoryStore:
+    """Profile blobs in a dict; `away` makes it raise StoreUnavailable."""
+
+    def __init__(self, blobs: Mapping[bytes, bytes] | None = None) -> None:
+        """Begin with these blobs."""
+        self.blobs = dict(blobs or {})
+        self.away = False
+        self.fetches: list[list[bytes]] = []
+
+    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `ProfileStore.fetch`."""
+        if self.away:
+            raise StoreUnavailable("the store in memory is away")
+        self.fetches.append(list(keys))
+        return [self.blobs.get(key) for key in keys]
+
+
+class MemoryRegistry:
+    """Writer schemas in a dict; `away` makes it raise RegistryUnavailable."""
+
+    def __init__(self, schemas: Mapping[int, str] | None = None) -> None:
+        """Begin with these schema texts by id."""
+        self.schemas = dict(schemas or {})
+        self.away = False
+
+    async def resolve(self, ids: Sequence[int]) -> dict[int, str | None]:
+        """See `WriterSchemas.resolve`."""
+        if self.away:
+            raise RegistryUnavailable("the registry in memory is away")
+        return {i: self.schemas.get(i) for i in ids}
+
+
+class LinearScorer:
+    """A logistic model whose scores depend on each row alone: weights float32 (features,)."""
+
+    provider = "memory"
+
+    def __init__(self, weights: Float32s, model_id: str, feature_contract_id: str) -> None:
+        """Score by sigmoid(row · weights)."""
+        self.weights, self.model_id = weights, model_id
+        self.feature_contract_id = feature_contract_id
+
+    def score_many(self, matrix: Float32s) -> Float32s:
+        """See `Scorer.score_many`; a loop over rows, so that no row sees its neighbours."""
+        raw = np.array([float(np.sum(row * self.weights)) for row in matrix], np.float32)
+        return np.asarray(1 / (1 + np.exp(-raw)), np.float32)
+
+
+class MemorySource:
+    """A consumer fed by `add`; keeps what was committed."""
+
+    def __init__(self, listener: RebalanceListener, partitions: Sequence[tuple[str, int]]) -> None:
+        """Own these partitions from the first poll on."""
+        self.listener, self._partitions = listener, list(partitions)
+        self._waiting: deque[RecordBatch] = deque()
+        self._added = threading.Condition()
+        self._owned: set[tuple[str, int]] = set()
+        self.commits: dict[tuple[str, int], int] = {}
+        self.paused: set[tuple[str, int]] = set()
+        self.sought: list[dict[tuple[str, int], int]] = []
+        self.closed = False
+
+    def add(self, batch: RecordBatch) -> None:
+        """Let the next poll find this batch."""
+        with self._added:
+            self._waiting.append(batch)
+            self._added.notify_all()
+
+    def revoke(self, *, lost: bool = False) -> None:
+        """Take all partitions away; call it on the polling thread, as a rebalance would."""
+        owned = sorted(self._owned)
+        self.listener.revoked(owned, lost=lost)
+        self._owned.clear()
+
+    def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:  # noqa: ARG002 - the port's
+        """See `Source.poll`."""
+        if not self._owned and self._partitions:
+            self._owned = set(self._partitions)
+            self.listener.assigned(self._partitions)
+        with self._added:
+            if self.paused or not self._added.wait_for(lambda: bool(self._waiting), wait_ms / 1000):
+                return []
+            return [self._waiting.popleft()]
+
+    def assignment(self) -> set[tuple[str, int]]:
+        """See `Source.assignment`."""
+        return set(self._owned)
+
+    def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool) -> None:  # noqa: ARG002 - the port's
+        """See `Source.commit`."""
+        self.commits |= {at: offset for at, offset in offsets.items() if at in self._owned}
+
+    def committed(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """See `Source.committed`."""
+        return {at: self.commits[at] for at in partitions if at in self.commits}
+
+    def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """See `Source.seek`."""
+        self.sought.append(dict(offsets))
+
+    def pause(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """See `Source.pause`."""
+        self.paused |= set(partitions)
+
+    def resume(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """See `Source.resume`."""
+        self.paused -= set(partitions)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self.closed = True
+
+
+class MemorySink:
+    """A producer that keeps what it was sent; acknowledges at once unless `holding`."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.sent: list[tuple[int, Outbound]] = []
+        self._unacknowledged: list[int] = []
+        self.holding = False
+        self.failing = False
+        self.closed = False
+
+    def room(self, records: int) -> bool:  # noqa: ARG002 - the port's
+        """See `Sink.room`."""
+        return True
+
+    def send(self, outbound: Outbound, ticket: int) -> None:
+        """See `Sink.send`."""
+        self.sent.append((ticket, outbound))
+        self._unacknowledged.append(ticket)
+
+    def poll(self, wait_ms: int) -> list[int]:  # noqa: ARG002 - the port's
+        """See `Sink.poll`."""
+        if self.failing:
+            raise BrokerUnavailable("the sink in memory refused a record")
+        if self.holding:
+            return []
+        done, self._unacknowledged = self._unacknowledged, []
+        return done
+
+    def close(self, timeout_ms: int) -> None:  # noqa: ARG002 - the port's
+        """See `Sink.close`."""
+        self.closed = True

@@ -1,0 +1,177 @@
+"""Numba loops over librdkafka's message structs: records in to columns, columns out to structs.
+
+They hold no GIL and make no Python object a record. Callers give addresses that librdkafka owns and
+arrays that are large enough; nothing here checks either (`native_source`, `native_sink` do).
+"""
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+
+from app.adapters.librdkafka import (
+    MESSAGE,
+    header_get_all,
+    message_destroy,
+    message_headers,
+    message_timestamp,
+    pointer,
+)
+
+_INT32_BYTES = 4
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _message(address: Any) -> Any:
+    return nb.carray(pointer(address), (1,), MESSAGE)[0]
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _copy(source: Any, length: Any, target: Any, at: Any) -> Any:
+    data = nb.carray(pointer(source), (length,), np.uint8)
+    for j in range(length):
+        target[at + j] = data[j]
+    return at + length
+
+
+@nb.njit(nogil=True, cache=True)
+def _next_header(headers: Any, i: Any, found: Any) -> Any:
+    """Name, value and size of the i-th header into found[0:3]; the name's length, or -1 after the last."""
+    at = found.ctypes.data
+    if header_get_all(headers, np.uintp(i), at, at + 8, at + 16) != 0:
+        return -1
+    name = nb.carray(pointer(found[0]), (1 << 30,), np.uint8)
+    length = 0
+    while name[length] != 0:
+        length += 1
+    return length
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _put_int32(target: Any, at: Any, value: Any) -> Any:
+    for j in range(4):
+        target[at + j] = np.uint8((value >> (8 * j)) & 0xFF)
+    return at + 4
+
+
+@nb.njit(nogil=True, cache=True)
+def _header_bytes(headers: Any, found: Any) -> Any:
+    total, i = 0, 0
+    while True:
+        length = _next_header(headers, i, found)
+        if length < 0:
+            return total
+        total += 2 * _INT32_BYTES + length
+        if found[1] != 0:
+            total += np.int64(found[2])
+        i += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def _copy_headers(headers: Any, found: Any, target: Any, at: Any) -> Any:
+    i = 0
+    while True:
+        length = _next_header(headers, i, found)
+        if length < 0:
+            return at
+        at = _copy(found[0], length, target, _put_int32(target, at, length))
+        if found[1] == 0:
+            at = _put_int32(target, at, -1)
+        else:
+            size = np.int64(found[2])
+            at = _copy(found[1], size, target, _put_int32(target, at, size))
+        i += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def measure(addresses: Any, n: Any, length: Any, headers: Any, good: Any) -> Any:
+    """Lengths of key, value and packed headers of n messages into length (3, n), -1 for null.
+
+    `headers` gets each message's header list or 0; `good` the indexes of messages without an error.
+    Returns their count.
+    """
+    found = np.zeros(3, np.uint64)
+    k = 0
+    for i in range(n):
+        m = _message(addresses[i])
+        if m.err != 0:
+            continue
+        good[k] = i
+        length[0, k] = -1 if m.key == 0 else np.int32(m.key_len)
+        length[1, k] = -1 if m.payload == 0 else np.int32(m.len)
+        length[2, k] = 0
+        headers[k] = 0
+        if message_headers(addresses[i], found.ctypes.data) == 0:
+            headers[k] = found[0]
+            length[2, k] = np.int32(_header_bytes(headers[k], found))
+        k += 1
+    return k
+
+
+@nb.njit(nogil=True, cache=True)
+def drain(addresses: Any, good: Any, k: Any, headers: Any, length: Any, start: Any, data: Any,
+          partition: Any, offset: Any, timestamp: Any, timestamp_type: Any, rkt: Any) -> None:  # fmt: skip
+    """Copy k messages into columns. `data` holds all keys, then all values, then all headers."""
+    found = np.zeros(3, np.uint64)
+    kind = np.zeros(1, np.int32)
+    for i in range(k):
+        address = addresses[good[i]]
+        m = _message(address)
+        if length[0, i] > 0:
+            _copy(m.key, length[0, i], data, start[0, i])
+        if length[1, i] > 0:
+            _copy(m.payload, length[1, i], data, start[1, i])
+        if length[2, i] > 0:
+            _copy_headers(headers[i], found, data, start[2, i])
+        partition[i], offset[i], rkt[i] = m.partition, m.offset, m.rkt
+        timestamp[i] = message_timestamp(address, kind.ctypes.data)
+        timestamp_type[i] = kind[0]
+
+
+@nb.njit(nogil=True, cache=True)
+def release(addresses: Any, n: Any) -> None:
+    """Give n messages back to librdkafka."""
+    for i in range(n):
+        message_destroy(addresses[i])
+
+
+@nb.njit(nogil=True, cache=True)
+def fill(structs: Any, partition: Any, keys: Any, key_start: Any, key_length: Any,
+         values: Any, value_start: Any, value_length: Any, ticket: Any) -> None:  # fmt: skip
+    """Write one struct for produce_batch for each record; keys and values are buffers' addresses."""
+    for i in range(partition.shape[0]):
+        m = structs[i]
+        m.err = 0
+        m.rkt = 0
+        m.partition = partition[i]
+        m.payload = 0 if value_length[i] < 0 else np.uint64(values + value_start[i])
+        m.len = np.uint64(max(value_length[i], 0))
+        m.key = 0 if key_length[i] < 0 else np.uint64(keys + key_start[i])
+        m.key_len = np.uint64(max(key_length[i], 0))
+        m.offset = 0
+        m.private = ticket
+
+
+@nb.njit(nogil=True, cache=True)
+def count_deliveries(addresses: Any, n: Any, remaining: Any) -> Any:
+    """Take each delivered record off its ticket's count; the first delivery error, else 0."""
+    error = 0
+    mask = np.uint64(remaining.shape[0] - 1)
+    for i in range(n):
+        m = _message(addresses[i])
+        if m.err != 0 and error == 0:
+            error = m.err
+        remaining[m.private & mask] -= 1
+    return error
+
+
+def compile_loops() -> None:
+    """Compile every loop, or load it from the cache on disk, by running it over nothing."""
+    none = np.zeros(0, np.uint64)
+    lengths, starts, data = np.zeros((3, 0), np.int32), np.zeros((3, 0), np.int64), np.zeros(0, np.uint8)
+    rows = np.zeros(0, np.int64)
+    measure(none, 0, lengths, none, rows)
+    drain(none, rows, 0, none, lengths, starts, data, lengths[0], rows, rows, np.zeros(0, np.int8), none)
+    release(none, 0)
+    fill(np.zeros(0, MESSAGE), lengths[0], 0, rows, lengths[0], 0, rows, lengths[0], 1)
+    count_deliveries(none, 0, np.zeros(1, np.int64))

@@ -1,0 +1,84 @@
+"""Which transport: `native` on librdkafka's C API, or `objects` on confluent-kafka's own calls.
+
+Both are behind the ports `Source` and `Sink`, with the same options. The native one is the default; where
+it refuses to load, the other one is used and the log says so.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from app.config import Settings
+from app.errors import NativeTransportError
+from app.ports import RebalanceListener, Sink, Source
+
+log = structlog.get_logger("riskwire.kafka")
+
+CONSUMER_OPTIONS: Mapping[str, str] = {
+    "enable.auto.commit": "false",
+    "auto.offset.reset": "earliest",
+    "partition.assignment.strategy": "cooperative-sticky",
+    "isolation.level": "read_committed",
+    "fetch.wait.max.ms": "10",
+    "fetch.queue.backoff.ms": "5",
+    "queued.max.messages.kbytes": "65536",
+    "session.timeout.ms": "10000",
+}
+PRODUCER_OPTIONS: Mapping[str, str] = {
+    "acks": "all",
+    "enable.idempotence": "true",
+    "partitioner": "murmur2_random",
+    "linger.ms": "1",
+    "batch.num.messages": "20000",
+    "message.timeout.ms": "0",  # a broker that is away is waited for, not given up on
+}
+
+
+def choose_transport(settings: Settings) -> str:
+    """The wanted transport, or `objects` where the native one refuses; says so in the log."""
+    if settings.transport == "native":
+        try:
+            from app.adapters import librdkafka
+
+            librdkafka.check()
+        except NativeTransportError as error:
+            log.warning("native transport refused; using objects", reason=str(error))
+            return "objects"
+    return settings.transport
+
+
+def open_source(
+    settings: Settings, transport: str, listener: RebalanceListener
+) -> Source:
+    """The consumer of a transport, subscribed to the transactions topic."""
+    options = {
+        **CONSUMER_OPTIONS,
+        **settings.client_options(),
+        "group.id": settings.group_id,
+        **settings.consumer_options,
+    }
+    topics = [settings.topic("transactions")]
+    return _twins(transport)[0](options, topics, listener, settings.batch_records_max)
+
+
+def open_sink(settings: Settings, transport: str) -> Sink:
+    """The producer of a transport."""
+    options = {
+        **PRODUCER_OPTIONS,
+        "message.max.bytes": str(settings.message_bytes_max),
+        **settings.client_options(),
+        **settings.producer_options,
+    }
+    return _twins(transport)[1](options, settings.inflight_records_max)
+
+
+def _twins(transport: str) -> tuple[Any, Any]:
+    if transport == "native":
+        from app.adapters.native_sink import NativeSink
+        from app.adapters.native_source import NativeSource
+
+        return NativeSource, NativeSink
+    from app.adapters.confluent import ObjectSink, ObjectSource
+
+    return ObjectSource, ObjectSink

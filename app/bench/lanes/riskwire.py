@@ -1,0 +1,68 @@
+"""Lane: Riskwire's own worker, the same that `riskwire worker` runs, with everything on.
+
+A record counts as done when every output of its batch is acknowledged by the broker.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from app import logs
+from app.adapters.faust import create_app
+from app.bench.lanes.lane import Meter, Task, task
+from app.config import Settings, load_settings
+from app.ledger import Ledger
+from app.metrics import Metrics
+from app.warm_up import warm_up
+from app.worker import build
+
+
+class MeteredLedger(Ledger):
+    """A ledger that counts what becomes committable; its topic begins at offset 0 and has no gaps."""
+
+    def __init__(self, meter: Meter) -> None:
+        """Count into `meter`."""
+        super().__init__()
+        self._meter, self._done_at = meter, dict[tuple[str, int], int]()
+        self.finished = asyncio.Event()
+
+    def done(self, tickets: Iterable[int]) -> None:
+        """See `Ledger.done`."""
+        super().done(tickets)
+        self._done_at |= self._committable
+        if self._meter.count(sum(self._done_at.values()) - self._meter.read):
+            self.finished.set()
+
+
+def settings_of(wanted: Task) -> Settings:
+    """The settings of a worker that does the lane's work."""
+    return load_settings(
+        bootstrap_servers=wanted.bootstrap,
+        group_id=wanted.group,
+        transport=wanted.transport,
+        topic_transactions=wanted.topic,
+        topic_scores=wanted.scores,
+        topic_alerts=f"{wanted.scores}-alerts",
+        topic_dead_letters=f"{wanted.scores}-dead-letters",
+        redis_url=wanted.redis,
+        log_level="WARNING",
+    )
+
+
+async def main(wanted: Task) -> None:
+    """Run the worker until the count is reached."""
+    settings, meter = settings_of(wanted), Meter(wanted.n, wanted.warm)
+    logs.configure(settings)
+    worker = build(settings, Metrics())
+    await warm_up(worker.parts)
+    ledger = worker.intake.ledger = MeteredLedger(meter)
+    app = create_app(
+        wanted.group, wanted.bootstrap, wanted.topic, worker.intake, worker.handle, worker.drain
+    )
+    await app.start()
+    await ledger.finished.wait()
+    meter.report()
+    await app.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(task()))

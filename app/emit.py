@@ -1,0 +1,231 @@
+"""Stage 5, emit: a scored micro-batch to outbound records.
+
+In: transactions with scores and decisions, reasons for the alerted rows, rejects. Out: one `Outbound`:
+a score for each transaction, an alert for each decision above APPROVE, a dead letter for each reject,
+all to the partition of their input. Pure: nothing is sent here.
+"""
+
+import io
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fastavro
+import numpy as np
+
+import schemas
+from app.decide import DECISIONS
+from app.encode import encode_scores, encode_string
+from app.errors import REJECT_MESSAGES
+from app.latency import Instants
+from app.ledger import next_offsets
+from app.records import (
+    STRING_FIELDS,
+    Columns,
+    Float32s,
+    Header,
+    Int8s,
+    Int64s,
+    Letter,
+    Outbound,
+    Ragged,
+    Reason,
+    RecordBatch,
+    Reject,
+    Transactions,
+    unpack_headers,
+)
+
+ENVELOPE = "plain"
+_ALERTS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:riskwire:alert")
+_ERROR = "riskwire.error."
+_FIRST_SEEN = _ERROR + "first_seen"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where outputs go, and the framing header in front of each value."""
+
+    scores: str
+    alerts: str
+    dead_letters: str
+    score_header: bytes = field(default=schemas.load("risk_score").single_object_header)
+    alert_header: bytes = field(default=schemas.load("risk_alert").single_object_header)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What scored a batch, and how well it was informed."""
+
+    model_id: str
+    feature_contract_id: str
+    provider: str
+    degraded: bool = False
+    provisional: bool = False
+
+    def fields(self) -> dict[str, object]:
+        """As fields of RiskScore and RiskAlert."""
+        return {
+            "model_id": self.model_id,
+            "feature_contract_id": self.feature_contract_id,
+            "degraded": self.degraded,
+            "provisional": self.provisional,
+            "provider": self.provider,
+        }
+
+    def encoded(self) -> bytes:
+        """The same fields as they follow each other in an encoded RiskScore."""
+        return b"".join(
+            encode_string(value) if isinstance(value, str) else bytes([bool(value)])
+            for value in self.fields().values()
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What the stages before gave for n transactions.
+
+    matrix float32 (n, features), scores float32 (n,), decisions int8 (n,) as indexes of DECISIONS,
+    vector_hash uint64 (n,), thresholds float32 (3,) by decision. `alerted` int64 are the rows above APPROVE; `reasons` one tuple each.
+    """
+
+    transactions: Transactions
+    matrix: Float32s
+    scores: Float32s
+    decisions: Int8s
+    vector_hash: Any
+    thresholds: Float32s
+    alerted: Int64s
+    reasons: Sequence[Sequence[Reason]]
+    instants: Instants
+
+
+def emit(
+    records: RecordBatch,
+    scored: Scored,
+    rejects: Sequence[Reject],
+    provenance: Provenance,
+    route: Route,
+) -> Outbound:
+    """All outbound records of a micro-batch."""
+    transactions = scored.transactions
+    columns = [
+        Columns(
+            route.scores,
+            transactions.partition,
+            transactions.strings("customer_id"),
+            encode_scores(
+                route.score_header, transactions, scored.scores, scored.decisions,
+                scored.vector_hash, provenance.encoded(), scored.instants,
+            ),
+        )
+    ]  # fmt: skip
+    if len(scored.alerted):
+        columns.append(_alerts(records.topic, scored, provenance, route))
+    letters = tuple(_letter(records, reject, route.dead_letters) for reject in rejects)
+    return Outbound(tuple(columns), letters, records.topic, next_offsets(records))
+
+
+def alert_id(topic: str, partition: int, offset: int) -> str:
+    """UUIDv5 of the source record's position: scoring it again gives the same id."""
+    return str(uuid.uuid5(_ALERTS, f"{topic}/{partition}/{offset}"))
+
+
+def _alerts(topic: str, scored: Scored, provenance: Provenance, route: Route) -> Columns:
+    transactions = scored.transactions
+    values = [
+        route.alert_header + _encode_alert(_alert(topic, scored, int(row), reasons, provenance))
+        for row, reasons in zip(scored.alerted, scored.reasons, strict=True)
+    ]
+    return Columns(
+        route.alerts,
+        transactions.partition[scored.alerted],
+        transactions.strings("customer_id").take(scored.alerted),
+        Ragged.of(values),
+    )
+
+
+def _alert(
+    topic: str, scored: Scored, row: int, reasons: Sequence[Reason], provenance: Provenance
+) -> dict[str, object]:
+    t, at = scored.transactions, scored.instants
+    partition, offset = int(t.partition[row]), int(t.offset[row])
+    decision = int(scored.decisions[row])
+    return {
+        "alert_id": alert_id(topic, partition, offset),
+        "transaction": transaction_fields(t, row),
+        "score": float(scored.scores[row]),
+        "threshold": float(scored.thresholds[decision]),
+        "decision": DECISIONS[decision],
+        "reasons": [
+            {"code": r.code, "feature": r.feature, "value": r.value, "contribution": r.contribution}
+            for r in reasons
+        ],
+        "features": scored.matrix[row].tolist(),
+        **provenance.fields(),
+        "vector_hash": int(scored.vector_hash[row]).to_bytes(8, "big"),
+        "source_topic": topic,
+        "source_partition": partition,
+        "source_offset": offset,
+        "latency": {
+            "event_time": int(t.event_time_us[row]),
+            "append_time": int(t.append_time_us[row]),
+            "append_time_type": TIMESTAMP_TYPES[int(t.append_time_type[row])],
+            "polled": at.polled_us,
+            "decoded": at.decoded_us,
+            "enriched": at.enriched_us,
+            "scored": at.scored_us,
+            "emitted": at.emitted_us,
+        },
+    }
+
+
+TIMESTAMP_TYPES = ("NOT_AVAILABLE", "CREATE_TIME", "LOG_APPEND_TIME")
+_CHANNELS = next(
+    field["type"]["symbols"]
+    for field in schemas.load("transaction").parsed["fields"]
+    if field["name"] == "channel"
+)
+
+
+def transaction_fields(transactions: Transactions, row: int) -> dict[str, object]:
+    """One transaction as the fields of its Avro schema."""
+    strings = {name: transactions.strings(name).text(row) for name in STRING_FIELDS}
+    return {
+        **strings,
+        "event_time": int(transactions.event_time_us[row]),
+        "amount_minor": int(transactions.amount_minor[row]),
+        "channel": _CHANNELS[int(transactions.channel[row])],
+    }
+
+
+def _encode_alert(alert: Mapping[str, object]) -> bytes:
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schemas.load("risk_alert").parsed, alert)
+    return out.getvalue()
+
+
+def _letter(records: RecordBatch, reject: Reject, topic: str) -> Letter:
+    row = reject.row
+    original = unpack_headers(records.headers[row] or b"")
+    # A dead letter that was replayed and rejected again keeps the time of its first rejection.
+    seen = next((h.value for h in original if h.name == _FIRST_SEEN), None)
+    causes = {
+        "code": reject.code,
+        "stage": reject.stage,
+        "message": REJECT_MESSAGES[reject.code],
+        "source.topic": records.topic,
+        "source.partition": str(records.partition[row]),
+        "source.offset": str(records.offset[row]),
+    }
+    ours = [
+        *(Header(_ERROR + name, text.encode()) for name, text in causes.items()),
+        Header(_FIRST_SEEN, seen or str(records.polled_us).encode()),
+        Header("riskwire.envelope", ENVELOPE.encode()),
+    ]
+    names = {header.name for header in ours}
+    headers = (*(header for header in original if header.name not in names), *ours)
+    return Letter(
+        topic, int(records.partition[row]), records.keys[row], records.values[row], headers
+    )

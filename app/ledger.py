@@ -1,0 +1,125 @@
+"""Which input offsets may be committed: the record of what is owned, in hand and acknowledged.
+
+Two threads use it: the consumer's (`assigned`, `released`, `rewound`, `committable`) and the pipeline's
+(`admit`, `done`). A batch gets a ticket when its processing begins; its offsets become committable once
+every output of it and of all earlier tickets is acknowledged. Records of partitions that were given up
+since they were polled are not admitted.
+"""
+
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+
+from app.records import Int64s, RecordBatch
+
+Position = tuple[str, int]
+_NOT_OWNED = np.iinfo(np.int64).max
+
+
+class Ledger:
+    """Offsets of one consumer, from polled to committed."""
+
+    def __init__(self) -> None:
+        """Start with nothing owned."""
+        self._lock = threading.Condition()
+        self._owned_since: dict[str, Int64s] = {}  # by topic: generation by partition
+        self._tickets: dict[int, dict[Position, int]] = {}  # begun and not acknowledged, in order
+        self._done: set[int] = set()
+        self._committable: dict[Position, int] = {}
+        self._first: dict[Position, int] = {}
+        self._last_ticket = 0
+        self.generation = 0
+
+    def assigned(self, partitions: Iterable[Position]) -> None:
+        """These partitions are ours; only batches polled from now on may carry them."""
+        with self._lock:
+            self.generation += 1
+            for topic, partition in partitions:
+                since = self._owned_since.get(topic, np.empty(0, np.int64))
+                if partition >= len(since):
+                    more = np.full(partition + 1 - len(since), _NOT_OWNED)
+                    since = np.concatenate([since, more])
+                since[partition] = self.generation
+                self._owned_since[topic] = since
+
+    def released(self, partitions: Iterable[Position]) -> None:
+        """These partitions are ours no longer; what is begun may still finish."""
+        with self._lock:
+            for topic, partition in partitions:
+                self._owned_since[topic][partition] = _NOT_OWNED
+
+    def forget(self, partitions: Iterable[Position]) -> None:
+        """Commit nothing more of these partitions."""
+        with self._lock:
+            for at in partitions:
+                self._first.pop(at, None)
+                self._committable.pop(at, None)
+                for offsets in self._tickets.values():
+                    offsets.pop(at, None)
+
+    def admit(self, batch: RecordBatch) -> tuple[int, RecordBatch] | None:
+        """Begin a batch: its ticket and its records of owned partitions; None if there are none."""
+        with self._lock:
+            since = self._owned_since.get(batch.topic, np.empty(0, np.int64))
+            known = np.append(since, _NOT_OWNED)[np.minimum(batch.partition, len(since))]
+            mine = known <= batch.generation
+            if not mine.all():
+                batch = batch.take(np.flatnonzero(mine))
+            if not len(batch):
+                return None
+            self._last_ticket += 1
+            offsets = {(batch.topic, p): offset for p, offset in next_offsets(batch).items()}
+            self._tickets[self._last_ticket] = offsets
+            first = dict(zip(batch.partition[::-1].tolist(), batch.offset[::-1].tolist(), strict=True))
+            for p, offset in first.items():
+                self._first.setdefault((batch.topic, p), offset)
+            return self._last_ticket, batch
+
+    def done(self, tickets: Iterable[int]) -> None:
+        """Every output of these tickets is acknowledged. Tickets of before a rewind are ignored."""
+        with self._lock:
+            self._done.update(ticket for ticket in tickets if ticket in self._tickets)
+            while self._tickets and (head := next(iter(self._tickets))) in self._done:
+                self._committable.update(self._tickets.pop(head))
+                self._done.discard(head)
+            self._lock.notify_all()
+
+    def committable(self) -> dict[Position, int]:
+        """The next offsets that became committable since the last call."""
+        with self._lock:
+            offsets, self._committable = self._committable, {}
+            return offsets
+
+    def wait_idle(self, partitions: set[Position] | None, timeout_s: float) -> bool:
+        """Wait until nothing of these partitions (None: of any) is in hand."""
+
+        def idle() -> bool:
+            if partitions is None:
+                return not self._tickets
+            return not any(partitions & offsets.keys() for offsets in self._tickets.values())
+
+        with self._lock:
+            return self._lock.wait_for(idle, timeout_s)
+
+    def rewound(self) -> dict[Position, int]:
+        """Drop all that is in hand; batches polled until now are not admitted any more.
+
+        Gives the first offset seen of each partition: where to go on if none was ever committed.
+        """
+        with self._lock:
+            self.generation += 1
+            self._tickets.clear()
+            self._done.clear()
+            self._committable.clear()
+            for since in self._owned_since.values():
+                since[since != _NOT_OWNED] = self.generation
+            self._lock.notify_all()
+            return dict(self._first)
+
+
+def next_offsets(batch: RecordBatch) -> dict[int, int]:
+    """By partition, the offset after the batch's last record of it."""
+    after = np.full(int(batch.partition.max()) + 1, -1)
+    after[batch.partition] = batch.offset + 1  # the last of equal indexes stays
+    return {int(p): int(after[p]) for p in np.flatnonzero(after >= 0)}

@@ -1,0 +1,229 @@
+"""The composition root: settings in, a running worker out.
+
+Opens the adapters, wires them to the pipeline and lets Faust run it. The order of a batch's end is
+here: send, wait for every acknowledgement, then let its offsets be committed. Any failure to deliver
+throws the producer away and goes back to the committed offsets: at least once, in order.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+
+import structlog
+
+import schemas
+from app import decode, logs
+from app.adapters.faust import create_app, run_app
+from app.adapters.http import HttpServer
+from app.adapters.memory import MemoryRegistry
+from app.adapters.onnx import load_scorer
+from app.adapters.redis import RedisStore
+from app.adapters.transport import choose_transport, open_sink, open_source
+from app.backoff import Backoff
+from app.batching import BatchPolicy
+from app.config import Settings
+from app.emit import Route
+from app.enrich import Caches
+from app.errors import BrokerUnavailable
+from app.intake import Intake, IntakeLimits
+from app.latency import total_us, wait_us
+from app.ledger import Ledger
+from app.metrics import Metrics
+from app.pipeline import Parts, Processed, process
+from app.ports import Sink, WriterSchemas
+from app.records import Outbound, RecordBatch
+from app.warm_up import warm_up
+
+log = structlog.get_logger("riskwire.worker")
+_ACK_POLL_S = 0.005
+_RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
+
+
+class Worker:
+    """One member of the group: takes batches from Faust's agent through the pipeline to the sink."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        metrics: Metrics,
+        intake: Intake,
+        open_sink: Callable[[], Sink],
+    ) -> None:
+        """Nothing is opened before `handle` is first called."""
+        self.parts, self.metrics, self.intake = parts, metrics, intake
+        self._open_sink = open_sink
+        self._sink: Sink | None = None
+        self._acknowledging: asyncio.Task[None] | None = None
+        self._retry_s = _RETRY_FIRST_S
+        self.failing = ""
+
+    async def handle(self, batch: RecordBatch) -> None:
+        """Process one batch and queue its outputs; the agent's body."""
+        self.intake.taken()
+        admitted = self.intake.ledger.admit(batch)
+        if admitted is None:
+            return
+        ticket, records = admitted
+        processed = await process(records, self.parts)
+        try:
+            await self._send(processed.outbound, ticket)
+        except BrokerUnavailable as error:
+            await self._go_back(error)
+            return
+        self._count(processed)
+
+    async def _send(self, outbound: Outbound, ticket: int) -> None:
+        if self._sink is None:
+            self._sink = self._open_sink()
+            self._acknowledging = asyncio.create_task(self._acknowledge())
+        while not self._sink.room(len(outbound)):
+            self._collect(self._sink)
+            await asyncio.sleep(_ACK_POLL_S / 5)
+        self._sink.send(outbound, ticket)
+        self._collect(self._sink)
+
+    def _collect(self, sink: Sink) -> None:
+        if done := sink.poll(0):
+            self.intake.ledger.done(done)
+            self._retry_s, self.failing = _RETRY_FIRST_S, ""
+
+    async def _acknowledge(self) -> None:
+        """Collect acknowledgements while no batch comes that would."""
+        while self._sink is not None:
+            await asyncio.sleep(_ACK_POLL_S)
+            try:
+                self._collect(self._sink)
+            except BrokerUnavailable as error:
+                await self._go_back(error)
+                return
+
+    async def _go_back(self, error: BrokerUnavailable) -> None:
+        if self._sink is None:
+            return  # the other of agent and `_acknowledge` was first
+        sink, self._sink = self._sink, None
+        self.failing = str(error)
+        log.error("outputs could not be delivered; going back", error=self.failing, retry_s=self._retry_s)
+        await asyncio.to_thread(sink.close, 0)
+        await asyncio.sleep(self._retry_s)
+        self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
+        self.intake.rewind()
+
+    async def drain(self) -> None:
+        """Stop intake, let what is in hand finish and commit, close the producer."""
+        await self.intake.stop()
+        sink, self._sink = self._sink, None
+        if self._acknowledging is not None:
+            self._acknowledging.cancel()
+        if sink is not None:
+            await asyncio.to_thread(sink.close, 1000)
+
+    def readiness(self) -> tuple[bool, list[str]]:
+        """Whether batches flow: a group assignment, and nothing outside is away."""
+        reasons = [f"{name} is away: {error}" for name, error in self.parts.backoff.away.items()]
+        if not self.intake.is_assigned:
+            reasons.append("no partitions assigned yet")
+        if self.failing:
+            reasons.append(self.failing)
+        return not reasons, reasons
+
+    def _count(self, processed: Processed) -> None:
+        metrics, transactions = self.metrics, processed.transactions
+        n = len(transactions)
+        metrics.batch(scored=n, rejects=processed.rejects)
+        for decision, count in processed.alerts.items():
+            metrics.alerts(decision, count)
+        if n:
+            metrics.stages["wait"].add(wait_us(transactions, processed.instants))
+            metrics.event_latency.add(total_us(transactions, processed.instants))
+            for stage, us in processed.instants.stage_us().items():
+                metrics.stages[stage].add_one(us, n)
+
+
+def build(settings: Settings, metrics: Metrics) -> Worker:
+    """Open what a worker needs and wire it; raises ConfigError for what an operator must mend."""
+    transport = choose_transport(settings)
+    scorer = load_scorer(settings.model, settings.providers)
+    registry, route = _wire_formats(settings)
+    parts = Parts(
+        decode=decode.decode,
+        writers=decode.Writers(),
+        limits=_limits(settings),
+        registry=registry,
+        caches=Caches.of(settings.near_cache_entries, round(settings.near_cache_ttl_s * 1e6)),
+        store=RedisStore(settings.redis_url, settings.redis_timeout_ms),
+        scorer=scorer,
+        policy=scorer.policy,
+        usual=scorer.reference,
+        route=route,
+        clock=now_us,
+        backoff=Backoff(),
+    )
+    intake = Intake(
+        partial(open_source, settings, transport),
+        Ledger(),
+        BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
+        IntakeLimits(
+            settings.queue_batches_max, settings.commit_interval_ms, settings.drain_timeout_s
+        ),
+    )
+    metrics.info(
+        version=version("riskwire"),
+        model_id=scorer.model_id,
+        feature_contract_id=scorer.feature_contract_id,
+        provider=scorer.provider,
+        transport=transport,
+    )
+    return Worker(parts, metrics, intake, partial(open_sink, settings, transport))
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until it is told to stop; the exit status."""
+    logs.configure(settings)
+    metrics = Metrics()
+    worker = build(settings, metrics)
+    asyncio.run(warm_up(worker.parts))
+    app = create_app(
+        settings.group_id,
+        settings.bootstrap_servers,
+        settings.topic("transactions"),
+        worker.intake,
+        worker.handle,
+        worker.drain,
+    )
+    http = HttpServer(settings.http_host, settings.http_port, metrics.registry, worker.readiness)
+    log.info("worker starts", model=worker.parts.scorer.model_id, http_port=http.port)
+    try:
+        return run_app(app, settings.log_level, logs.dict_config(settings))
+    finally:
+        http.close()
+
+
+def _limits(settings: Settings) -> decode.Limits:
+    return decode.Limits(
+        value_bytes_max=settings.value_bytes_max,
+        headers_max=settings.headers_max,
+        header_bytes_max=settings.header_bytes_max,
+        future_us_max=settings.future_s_max * 1_000_000,
+    )
+
+
+def _wire_formats(settings: Settings) -> tuple[WriterSchemas, Route]:
+    """Where writer schemas come from, and the framing of the outputs."""
+    topics = [settings.topic(role) for role in ("scores", "alerts", "dead_letters")]
+    if not settings.schema_registry_url:
+        return MemoryRegistry(), Route(*topics)
+    from app.adapters.registry import SchemaRegistry
+
+    registry = SchemaRegistry(settings)
+    headers = [
+        registry.header(f"{topic}-value", schemas.load(name).text)
+        for topic, name in zip(topics, ("risk_score", "risk_alert"), strict=False)
+    ]
+    return registry, Route(*topics, *headers)
+
+
+def now_us() -> int:
+    """The wall clock: µs since 1970-01-01 UTC."""
+    return time.time_ns() // 1000

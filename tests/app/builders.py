@@ -1,0 +1,72 @@
+"""Small builders of record batches and transactions for tests."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from app.records import STRING_FIELDS, Ragged, RecordBatch, Transactions, pack_headers
+
+Rows = Sequence[tuple[int, int, bytes | None, bytes | None]]
+T0 = 1_700_000_000_000_000
+
+
+def record_batch(
+    rows: Rows,
+    *,
+    topic: str = "transactions",
+    headers: Sequence[Sequence[tuple[str, bytes | None]]] | None = None,
+    generation: int = 0,
+    polled_us: int = T0 + 5000,
+) -> RecordBatch:
+    """A batch of (partition, offset, key, value) rows, appended a second after the epoch T0."""
+    n = len(rows)
+    return RecordBatch(
+        topic,
+        np.array([r[0] for r in rows], np.int32),
+        np.array([r[1] for r in rows], np.int64),
+        np.full(n, T0 // 1000 + 1, np.int64),
+        np.full(n, 2, np.int8),
+        Ragged.of([r[2] for r in rows]),
+        Ragged.of([r[3] for r in rows]),
+        Ragged.of([pack_headers(h) for h in headers or [()] * n]),
+        polled_us,
+        generation,
+    )
+
+
+def transactions(rows: Sequence[dict[str, object]]) -> Transactions:
+    """Transactions of field dicts; what is missing takes a plain value."""
+    plain = {
+        "transaction_id": "t1",
+        "customer_id": "c1",
+        "terminal_id": "m1",
+        "currency": "EUR",
+        "merchant_category": None,
+        "country": None,
+        "device_id": None,
+    }
+    full = [{**plain, **row} for row in rows]
+    texts = [
+        Ragged.of([None if r[name] is None else str(r[name]).encode() for r in full])
+        for name in STRING_FIELDS
+    ]
+    data = np.concatenate([t.data for t in texts])
+    data.flags.writeable = False
+    base = np.cumsum([0, *(len(t.data) for t in texts)])[:-1]
+
+    def column(name: str, default: int, dtype: type) -> np.ndarray:
+        return np.array([r.get(name, default) for r in full], dtype)
+
+    return Transactions(
+        np.arange(len(full), dtype=np.int64),
+        column("partition", 0, np.int32),
+        np.array([r.get("offset", i) for i, r in enumerate(full)], np.int64),
+        column("append_time_us", T0 + 1000, np.int64),
+        column("append_time_type", 2, np.int8),
+        column("event_time_us", T0, np.int64),
+        column("amount_minor", 1234, np.int64),
+        column("channel", 0, np.int8),
+        data,
+        np.stack([t.start + b for t, b in zip(texts, base, strict=True)]),
+        np.stack([t.length for t in texts]),
+    )

@@ -1,0 +1,215 @@
+"""Stage 5: what goes out, byte for byte."""
+
+import io
+
+import fastavro
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import schemas
+from app.decide import DECISIONS
+from app.emit import Provenance, Route, Scored, alert_id, emit, transaction_fields
+from app.errors import RejectCode
+from app.latency import PARTS, Instants, total_us, wait_us
+from app.records import Reason, Reject
+from tests.app.builders import T0, record_batch, transactions
+
+ROUTE = Route("scores", "alerts", "dead-letters")
+SOURCE = Provenance("mlp-1-abc", "contract-1", "CPUExecutionProvider")
+INSTANTS = Instants(T0 + 5000, T0 + 5100, T0 + 5230, T0 + 5400, T0 + 5444)
+
+
+def _scored(columns, decisions, scores):
+    n = len(columns)
+    alerted = np.flatnonzero(decisions)
+    return Scored(
+        columns,
+        np.arange(3 * n, dtype=np.float32).reshape(n, 3),
+        np.array(scores, np.float32),
+        np.array(decisions, np.int8),
+        np.arange(n, dtype=np.uint64) * np.uint64(0x0123456789ABCDEF),
+        np.array([0, 0.5, 0.9], np.float32),
+        alerted,
+        [(Reason("AMOUNT_UNUSUAL", "amount_ratio", 3.5, 0.25),) for _ in alerted],
+        INSTANTS,
+    )
+
+
+def _emit(rows, decisions=None, scores=None, rejects=(), records=None):
+    columns = transactions(rows)
+    n = len(rows)
+    decisions = [0] * n if decisions is None else decisions
+    scored = _scored(columns, decisions, [0.125] * n if scores is None else scores)
+    keys = [(0, i, b"c1", b"v") for i in range(max(n, 1))]
+    return emit(records or record_batch(keys), scored, rejects, SOURCE, ROUTE)
+
+
+def _read(name, value):
+    schema = schemas.load(name)
+    assert value[:10] == schema.single_object_header
+    stream = io.BytesIO(value[10:])
+    record = fastavro.schemaless_reader(stream, schema.parsed)
+    assert stream.read() == b""
+    return record
+
+
+def _micros(record, name):
+    return round(record["latency"][name].timestamp() * 1e6)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "transaction_id": st.text(min_size=1, max_size=16),
+                "customer_id": st.text(min_size=1, max_size=16),
+                "partition": st.integers(0, 2**31 - 1),
+                "offset": st.integers(0, 2**63 - 1),
+                "event_time_us": st.integers(-(2**40), 2**52),
+                "append_time_us": st.integers(0, 2**52),
+                "append_time_type": st.integers(0, 2),
+            }
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(0, 2),
+    st.floats(0, 1, width=32),
+)
+def test_scores_are_byte_equal_to_fastavro(rows, decision, score):
+    """The compiled encoder and fastavro write the same bytes for any values."""
+    columns = transactions(rows)
+    out = _emit(rows, [decision] * len(rows), [score] * len(rows)).columns[0]
+    for i, row in enumerate(rows):
+        expected = io.BytesIO()
+        latency = {
+            "event_time": row["event_time_us"],
+            "append_time": row["append_time_us"],
+            "append_time_type": ["NOT_AVAILABLE", "CREATE_TIME", "LOG_APPEND_TIME"][
+                row["append_time_type"]
+            ],
+            "polled": INSTANTS.polled_us,
+            "decoded": INSTANTS.decoded_us,
+            "enriched": INSTANTS.enriched_us,
+            "scored": INSTANTS.scored_us,
+            "emitted": INSTANTS.emitted_us,
+        }
+        record = {
+            "transaction_id": row["transaction_id"],
+            "customer_id": row["customer_id"],
+            "source_partition": row["partition"],
+            "source_offset": row["offset"],
+            "score": score,
+            "decision": DECISIONS[decision],
+            **SOURCE.fields(),
+            "vector_hash": (i * 0x0123456789ABCDEF).to_bytes(8, "big"),
+            "latency": latency,
+        }
+        schema = schemas.load("risk_score")
+        fastavro.schemaless_writer(expected, schema.parsed, record)
+        assert schema.single_object_header + expected.getvalue() == out.values[i]
+        assert columns.strings("customer_id")[i] == out.keys[i]
+
+
+def test_the_parts_of_the_latency_record_add_up():
+    """Event time to emitted is exactly the sum of the parts, negative parts included."""
+    early = T0 + 9000  # the event's clock is ahead of ours
+    rows = [{"event_time_us": T0}, {"event_time_us": early}]
+    columns = transactions(rows)
+    shared = sum(INSTANTS.stage_us().values())
+    assert list(INSTANTS.stage_us()) == list(PARTS[1:])
+    total = total_us(columns, INSTANTS)
+    assert (wait_us(columns, INSTANTS) + shared == total).all()
+    assert total[1] < 0
+
+
+def test_an_alert_is_sent_for_review_and_decline_only():
+    """APPROVE gives a score; REVIEW and DECLINE give an alert too, with everything in it."""
+    rows = [{"transaction_id": f"t{i}", "partition": 3, "offset": 40 + i} for i in range(3)]
+    out = _emit(rows, [0, 1, 2], [0.1, 0.5, 0.95])
+    scores, alerts = out.columns
+    assert len(scores) == 3
+    first, second = (_read("risk_alert", alerts.values[i]) for i in range(2))
+    assert [first["decision"], second["decision"]] == ["REVIEW", "DECLINE"]
+    assert first["threshold"] == 0.5
+    assert first["alert_id"] == alert_id("transactions", 3, 41)
+    assert first["transaction"]["transaction_id"] == "t1"
+    assert first["features"] == [3.0, 4.0, 5.0]
+    assert first["reasons"][0]["code"] == "AMOUNT_UNUSUAL"
+    assert (first["source_topic"], first["source_partition"], first["source_offset"]) == (
+        "transactions",
+        3,
+        41,
+    )
+    score = _read("risk_score", scores.values[1])
+    for name in ("score", "model_id", "provider", "vector_hash", "latency"):
+        assert score[name] == first[name]
+    assert alerts.partition.tolist() == [3, 3]
+
+
+def test_a_record_scored_twice_gives_the_same_bytes_apart_from_its_times():
+    """Everything but the latency record repeats, the alert's id included."""
+    rows = [{"transaction_id": "t9"}]
+    one, two = (_emit(rows, [2], [0.99]) for _ in range(2))
+    for a, b in zip(one.columns, two.columns, strict=True):
+        assert a.values[0] == b.values[0]
+
+
+def test_a_dead_letter_carries_the_record_as_received():
+    """Key, value and headers as they came, the cause in headers, no payload text in it."""
+    value = b"\x00secret-payload"
+    records = record_batch(
+        [(5, 77, b"\xff\xfe", value)], headers=[[("trace", b"1"), ("trace", None)]]
+    )
+    out = _emit([], rejects=[Reject(0, RejectCode.BAD_UTF8, "decode")], records=records)
+    (letter,) = out.letters
+    assert (letter.topic, letter.partition) == ("dead-letters", 5)
+    assert (letter.key, letter.value) == (b"\xff\xfe", value)
+    assert letter.headers[:2] == (("trace", b"1"), ("trace", None))
+    causes = dict(letter.headers[2:])
+    assert causes["riskwire.error.code"] == b"BAD_UTF8"
+    assert causes["riskwire.error.stage"] == b"decode"
+    assert causes["riskwire.error.source.topic"] == b"transactions"
+    assert causes["riskwire.error.source.partition"] == b"5"
+    assert causes["riskwire.error.source.offset"] == b"77"
+    assert causes["riskwire.envelope"] == b"plain"
+    assert int(causes["riskwire.error.first_seen"]) == records.polled_us
+    assert not any(b"secret" in (v or b"") for _, v in letter.headers)
+
+
+def test_a_dead_letter_rejected_again_keeps_its_first_time():
+    """Our own headers are replaced, not repeated; the first rejection's time stays."""
+    headers = [("riskwire.error.first_seen", b"12"), ("riskwire.error.code", b"BAD_KEY")]
+    records = record_batch([(0, 1, None, b"")], headers=[headers])
+    out = _emit([], rejects=[Reject(0, RejectCode.EMPTY_VALUE, "decode")], records=records)
+    names = [name for name, _ in out.letters[0].headers]
+    assert len(names) == len(set(names))
+    assert dict(out.letters[0].headers)["riskwire.error.first_seen"] == b"12"
+    assert dict(out.letters[0].headers)["riskwire.error.code"] == b"EMPTY_VALUE"
+
+
+@pytest.mark.parametrize("code", list(RejectCode))
+def test_every_cause_has_a_message(code):
+    """The closed list of causes is explained, code by code."""
+    records = record_batch([(0, 0, None, b"x")])
+    out = _emit([], rejects=[Reject(0, code, "decode")], records=records)
+    message = dict(out.letters[0].headers)["riskwire.error.message"]
+    assert len(message) > 20
+
+
+def test_transaction_fields_follow_the_schema():
+    """The fields of an alert's transaction are those of Transaction, nulls kept."""
+    columns = transactions([{"device_id": "d1", "channel": 4}])
+    fields = transaction_fields(columns, 0)
+    names = {f["name"] for f in schemas.load("transaction").parsed["fields"]}
+    assert fields.keys() == names
+    assert (fields["device_id"], fields["country"], fields["channel"]) == ("d1", None, "ECOMMERCE")
+
+
+def test_latency_times_are_microseconds():
+    """An instant survives the round trip through Avro to the microsecond."""
+    out = _emit([{}])
+    score = _read("risk_score", out.columns[0].values[0])
+    assert _micros(score, "emitted") == INSTANTS.emitted_us

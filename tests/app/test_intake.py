@@ -1,0 +1,151 @@
+"""The intake: order, bounds, commits, revokes and rewinds, on a consumer in memory."""
+
+import asyncio
+import time
+
+import pytest
+
+from app.adapters.memory import MemorySource
+from app.batching import BatchPolicy
+from app.errors import BrokerUnavailable
+from app.intake import Intake, IntakeLimits
+from app.ledger import Ledger
+from tests.app.builders import record_batch
+
+AT = ("transactions", 0)
+LIMITS = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=0.5)
+
+
+class Bench:
+    """An intake over one memory source."""
+
+    def __init__(self):
+        self.source = None
+        self.intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), LIMITS)
+
+    def _open(self, listener):
+        self.source = MemorySource(listener, [AT])
+        return self.source
+
+    async def start(self):
+        self.intake.start()
+        await until(lambda: self.source is not None and self.source.assignment())
+
+    def add(self, first, count=1):
+        self.source.add(record_batch([(0, first + i, b"k", b"v") for i in range(count)]))
+
+    async def take(self):
+        batch = await asyncio.wait_for(self.intake.get(), 5)
+        self.intake.taken()
+        return batch
+
+
+async def until(condition, timeout_s=5):
+    """Wait until the condition holds."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def bench():
+    """A started intake that is stopped at the end."""
+    bench = Bench()
+    await bench.start()
+    yield bench
+    await bench.intake.stop()
+    assert bench.source.closed
+
+
+async def test_batches_come_in_order_and_commit_when_done(bench):
+    """Offsets are committed after, and only after, the ledger hears that a batch is done."""
+    bench.add(0, 3)
+    bench.add(3, 2)
+    one, two = await bench.take(), await bench.take()
+    assert [*one.offset, *two.offset] == [0, 1, 2, 3, 4]
+    ticket, _ = bench.intake.ledger.admit(one)
+    await asyncio.sleep(0.05)
+    assert bench.source.commits == {}
+    bench.intake.ledger.done([ticket])
+    await until(lambda: bench.source.commits == {AT: 3})
+
+
+async def test_a_full_queue_pauses_and_polls_on(bench):
+    """With nobody taking, partitions are paused; they resume when there is room, nothing lost."""
+    for i in range(6):
+        bench.add(i)
+    await until(lambda: AT in bench.source.paused)
+    assert [int((await bench.take()).offset[0]) for _ in range(6)] == [*range(6)]
+    await until(lambda: not bench.source.paused)
+
+
+async def test_a_revoke_waits_for_work_in_hand_and_commits_it(bench):
+    """A clean revoke ends with the offset of the batch that was in hand."""
+    bench.add(0, 4)
+    ticket, _ = bench.intake.ledger.admit(await bench.take())
+    revoked = asyncio.create_task(asyncio.to_thread(bench.source.revoke))
+    await asyncio.sleep(0.05)
+    assert not revoked.done()
+    bench.intake.ledger.done([ticket])
+    await revoked
+    assert bench.source.commits == {AT: 4}
+
+
+async def test_a_lost_partition_commits_nothing(bench):
+    """What another may own already is let go at once."""
+    bench.add(0, 4)
+    ticket, _ = bench.intake.ledger.admit(await bench.take())
+    await asyncio.to_thread(bench.source.revoke, lost=True)
+    bench.intake.ledger.done([ticket])
+    await asyncio.sleep(0.05)
+    assert bench.source.commits == {}
+
+
+async def test_a_rewind_seeks_to_the_committed_offset(bench):
+    """After a failed delivery reading goes on from what was committed; older batches are stale."""
+    bench.add(0, 2)
+    bench.add(2, 2)
+    one, two = await bench.take(), await bench.take()
+    ticket, _ = bench.intake.ledger.admit(one)
+    bench.intake.ledger.done([ticket])
+    await until(lambda: bench.source.commits == {AT: 2})
+    bench.intake.ledger.admit(two)
+    bench.intake.rewind()
+    await until(lambda: bench.source.sought == [{AT: 2}])
+    assert bench.intake.ledger.admit(two) is None
+
+
+async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench):
+    """A partition that never committed goes back to the first offset that was seen."""
+    bench.add(7, 2)
+    bench.intake.ledger.admit(await bench.take())
+    bench.intake.rewind()
+    await until(lambda: bench.source.sought == [{AT: 7}])
+
+
+async def test_stop_drains_within_its_time():
+    """Stop waits for the batch in hand, commits it, and closes the consumer."""
+    bench = Bench()
+    await bench.start()
+    bench.add(0, 5)
+    ticket, _ = bench.intake.ledger.admit(await bench.take())
+    stopping = asyncio.create_task(bench.intake.stop())
+    await asyncio.sleep(0.05)
+    bench.intake.ledger.done([ticket])
+    await asyncio.wait_for(stopping, 2)
+    assert bench.source.commits == {AT: 5}
+    assert bench.source.closed
+
+
+async def test_a_consumer_that_fails_reaches_get():
+    """An exception on the consumer's thread is raised where batches are awaited."""
+
+    def broken(_listener):
+        raise BrokerUnavailable("no route")
+
+    intake = Intake(broken, Ledger(), BatchPolicy(1, 0), LIMITS)
+    intake.start()
+    with pytest.raises(BrokerUnavailable, match="no route"):
+        await asyncio.wait_for(intake.get(), 5)
+    await intake.stop()

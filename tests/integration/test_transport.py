@@ -1,0 +1,359 @@
+"""Both implementations of the transport, by one set of tests, on a real Kafka."""
+
+import threading
+import time
+import uuid
+from contextlib import closing
+
+import numpy as np
+import pytest
+import structlog
+from confluent_kafka import Producer
+
+from app.adapters import librdkafka
+from app.adapters.confluent import ObjectSink, ObjectSource
+from app.adapters.mock_cluster import MockCluster
+from app.adapters.native_sink import NativeSink
+from app.adapters.native_source import NativeSource
+from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
+from app.records import Columns, Header, Letter, Outbound, Ragged, unpack_headers
+from app.adapters.transport import CONSUMER_OPTIONS, PRODUCER_OPTIONS
+
+SOURCES, SINKS = (NativeSource, ObjectSource), (NativeSink, ObjectSink)
+both_sources = pytest.mark.parametrize("make", SOURCES, ids=["native", "objects"])
+both_sinks = pytest.mark.parametrize("make", SINKS, ids=["native", "objects"])
+
+
+class Listener:
+    """Notes what a source tells it."""
+
+    def __init__(self):
+        self.events = []
+
+    def assigned(self, partitions):
+        self.events.append(("assigned", sorted(p for _, p in partitions)))
+
+    def revoked(self, partitions, *, lost):
+        self.events.append(("lost" if lost else "revoked", sorted(p for _, p in partitions)))
+
+
+def _options(kafka, group, **more):
+    return {
+        **CONSUMER_OPTIONS,
+        "bootstrap.servers": kafka.bootstrap,
+        "group.id": group,
+        **{key.replace("_", "."): value for key, value in more.items()},
+    }
+
+
+@pytest.fixture
+def group():
+    """A consumer group that nobody else uses."""
+    return f"group-{uuid.uuid4().hex[:12]}"
+
+
+def _fill(kafka, topic, records):
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "message.max.bytes": "4194304"})
+    for partition, key, value, headers in records:
+        producer.produce(topic, value, key, partition, headers=headers)
+    assert producer.flush(20) == 0
+
+
+def _read(source, count, timeout_s=30):
+    rows, end = [], time.monotonic() + timeout_s
+    while len(rows) < count:
+        assert time.monotonic() < end, f"{len(rows)} of {count} records came"
+        for batch in source.poll(500, 200, 5):
+            for i in range(len(batch)):
+                rows.append(
+                    (
+                        batch.topic,
+                        int(batch.partition[i]),
+                        int(batch.offset[i]),
+                        int(batch.timestamp_ms[i]),
+                        int(batch.timestamp_type[i]),
+                        batch.keys[i],
+                        batch.values[i],
+                        unpack_headers(batch.headers[i]),
+                    )
+                )
+    return rows
+
+
+RECORDS = [
+    (0, b"key", b"value", None),
+    (1, None, b"no key", None),
+    (1, b"", b"empty key", [("a", b"1"), ("a", None), ("b", b"")]),
+    (2, b"null value", None, None),
+    (2, b"empty value", b"", [("only", b"header")]),
+    (3, b"\xff\x00", bytes(range(256)) * 300, [("n\u00e4me", b"\x00" * 9000)]),
+    *((0, b"k%d" % i, b"v%d" % i, None) for i in range(600)),
+]
+
+
+@both_sources
+def test_records_arrive_as_they_were_sent(make, kafka, topic, group):
+    """Null and empty keys and values, headers, offsets, timestamps: all as the broker has them."""
+    name = topic("records", partitions=4, message_timestamp_type="LogAppendTime")
+    _fill(kafka, name, RECORDS)
+    source = make(_options(kafka, group), [name], Listener(), 500)
+    rows = _read(source, len(RECORDS))
+    source.close()
+    for partition in range(4):
+        mine = [r for r in rows if r[1] == partition]
+        assert [r[2] for r in mine] == list(range(len(mine)))
+        sent = [r for r in RECORDS if r[0] == partition]
+        assert [(r[5], r[6]) for r in mine] == [(key, value) for _, key, value, _ in sent]
+        assert [r[7] for r in mine] == [[Header(*h) for h in headers or ()] for *_, headers in sent]
+    assert {r[0] for r in rows} == {name}
+    assert {r[4] for r in rows} == {2}
+    assert all(abs(r[3] / 1000 - time.time()) < 120 for r in rows)
+
+
+def test_both_sources_give_the_same_rows(kafka, topic, group):
+    """The fast twin and the readable twin deliver equal columns."""
+    name = topic("twins", partitions=4)
+    _fill(kafka, name, RECORDS)
+    rows = []
+    for make in SOURCES:
+        source = make(_options(kafka, group + make.__name__), [name], Listener(), 2048)
+        rows.append(sorted(_read(source, len(RECORDS))))
+        source.close()
+    assert rows[0] == rows[1]
+
+
+@both_sources
+def test_several_topics_come_as_batches_of_one_topic_each(make, kafka, topic, group):
+    """A poll over two topics gives one batch a topic, each in its order."""
+    names = [topic("two", partitions=1) for _ in range(2)]
+    for name in names:
+        _fill(kafka, name, [(0, None, b"%d" % i, None) for i in range(50)])
+    source = make(_options(kafka, group), names, Listener(), 500)
+    rows = _read(source, 100)
+    source.close()
+    for name in names:
+        assert [r[2] for r in rows if r[0] == name] == list(range(50))
+
+
+@both_sources
+def test_commit_seek_pause_and_resume(make, kafka, topic, group):
+    """Committed offsets are where a successor starts; seek goes back; a paused partition is silent."""
+    name = topic("seek", partitions=1)
+    at = (name, 0)
+    _fill(kafka, name, [(0, None, b"%d" % i, None) for i in range(20)])
+    source = make(_options(kafka, group), [name], Listener(), 500)
+    _read(source, 20)
+    assert source.assignment() == {at}
+    assert source.committed([at]) == {}
+    source.commit({at: 12, (name, 5): 3}, wait=True)
+    assert source.committed([at]) == {at: 12}
+    source.seek({at: 15})
+    assert [r[2] for r in _read(source, 5)] == [15, 16, 17, 18, 19]
+    source.pause([at])
+    _fill(kafka, name, [(0, None, b"later", None)])
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        assert source.poll(500, 100, 0) == []
+    source.resume([at])
+    assert [r[6] for r in _read(source, 1)] == [b"later"]
+    source.close()
+    successor = make(_options(kafka, group), [name], Listener(), 500)
+    assert _read(successor, 1)[0][2] == 12
+    successor.close()
+
+
+@both_sources
+def test_a_cooperative_rebalance_moves_only_some_partitions(make, kafka, topic, group):
+    """A second member takes a share; the first keeps the rest and gets all back when it leaves."""
+    name = topic("rebalance", partitions=4)
+    one_told, two_told = Listener(), Listener()
+    one = make(_options(kafka, group), [name], one_told, 500)
+    _poll_until([one], lambda: len(one.assignment()) == 4)
+    two = make(_options(kafka, group), [name], two_told, 500)
+    _poll_until([one, two], lambda: len(one.assignment()) == 2 == len(two.assignment()))
+    assert one.assignment() | two.assignment() == {(name, p) for p in range(4)}
+    revoked = [p for kind, ps in one_told.events if kind == "revoked" for p in ps]
+    assert len(revoked) == 2
+    two.close()
+    _poll_until([one], lambda: len(one.assignment()) == 4)
+    one.close()
+
+
+def _poll_until(sources, condition, timeout_s=40):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "the group did not settle"
+        for source in sources:
+            source.poll(10, 50, 0)
+
+
+@both_sources
+def test_an_error_on_the_listener_reaches_the_poll(make, kafka, topic, group):
+    """An exception inside the rebalance callback is raised by poll, not swallowed in C."""
+
+    class Broken(Listener):
+        def assigned(self, partitions):
+            raise ZeroDivisionError
+
+    name = topic("broken", partitions=1)
+    source = make(_options(kafka, group), [name], Broken(), 500)
+    with pytest.raises(ZeroDivisionError):
+        _poll_until([source], lambda: False)
+    source.close()
+
+
+@both_sources
+def test_error_messages_among_records_lose_no_record(make, kafka, topic, group):
+    """End-of-partition messages come as errors among the records; every record is delivered."""
+    name = topic("eof", partitions=3)
+    _fill(kafka, name, [(i % 3, None, b"%d" % i, None) for i in range(90)])
+    source = make(_options(kafka, group, enable_partition_eof="true"), [name], Listener(), 500)
+    assert sorted(int(r[6]) for r in _read(source, 90)) == list(range(90))
+    assert source.poll(500, 200, 0) == []
+    source.close()
+
+
+@both_sources
+def test_an_error_message_is_logged_and_reading_goes_on(make, kafka, topic, group):
+    """A topic that is not there is said in the log; the other topic is read."""
+    name = topic("there", partitions=1)
+    with structlog.testing.capture_logs() as logs:
+        source = make(_options(kafka, group), [name, f"{name}-missing"], Listener(), 500)
+        _fill(kafka, name, [(0, None, b"%d" % i, None) for i in range(5)])
+        assert len(_read(source, 5)) == 5
+        _poll_until([source], lambda: any(line["event"] == "consumer error" for line in logs))
+        source.close()
+
+
+def _collect(sink, tickets, timeout_s=20):
+    done, end = [], time.monotonic() + timeout_s
+    while len(done) < tickets:
+        assert time.monotonic() < end, f"{done} of {tickets} tickets came back"
+        done += sink.poll(50)
+    return done
+
+
+def _sink(make, kafka, **more):
+    options = {**PRODUCER_OPTIONS, "bootstrap.servers": kafka.bootstrap, **more}
+    return make({**options, "message.max.bytes": "4194304"}, 100_000)
+
+
+def _outbound(name, n=300, letters=()):
+    keys = Ragged.of([(b"k%d" % i, None, b"")[i % 3] for i in range(n)])
+    values = Ragged.of([(b"v%d" % i, None, b"")[(i // 3) % 3] for i in range(n)])
+    columns = Columns(name, (np.arange(n) % 2).astype(np.int32), keys, values)
+    return Outbound((columns,), tuple(letters), name)
+
+
+@both_sinks
+def test_a_batch_is_sent_whole_and_its_ticket_comes_back(make, kafka, topic, group):
+    """Columns and letters arrive in order, bytes and headers as given; one ticket a batch."""
+    name = topic("sink", partitions=2)
+    headers = (Header("a", b"1"), Header("a", None), Header("\u00fc", b"\x00\xff"))
+    letters = [Letter(name, 1, None, b"z" * 1_000_000, headers), Letter(name, 0, b"k", None, ())]
+    sink = _sink(make, kafka)
+    sent = _outbound(name, letters=letters)
+    assert sink.room(len(sent))
+    sink.send(sent, 41)
+    sink.send(_outbound(name, n=10), 42)
+    assert _collect(sink, 2) == [41, 42]
+    sink.close(1000)
+    source = NativeSource(_options(kafka, group), [name], Listener(), 500)
+    rows = _read(source, 312)
+    source.close()
+    for p in range(2):
+        mine = [(r[5], r[6]) for r in rows if r[1] == p]
+        columns = sent.columns[0]
+        assert mine[:150] == [(columns.keys[i], columns.values[i]) for i in range(p, 300, 2)]
+    big = next(r for r in rows if r[6] and len(r[6]) == 1_000_000)
+    assert big[5] is None
+    assert tuple(big[7]) == headers
+
+
+class _Mock(MockCluster):
+    close = MockCluster.stop
+
+
+def _mock(topic):
+    return _Mock({topic: 2})
+
+
+@both_sinks
+def test_a_refused_record_is_never_acknowledged(make):
+    """One failed produce request: its ticket does not come back, BrokerUnavailable does."""
+    with closing(_mock("refused")) as mock:
+        sink = _sink(make, mock)
+        mock.refuse(0, *[10] * 40)  # MESSAGE_SIZE_TOO_LARGE: librdkafka does not retry it
+        sink.send(_outbound("refused", n=20), 1)
+        with pytest.raises(BrokerUnavailable):
+            _collect(sink, 1)
+        sink.close(0)
+
+
+@both_sinks
+def test_a_broker_that_is_away_is_waited_for(make):
+    """While the broker is down nothing is acknowledged and nothing fails; then all is delivered."""
+    with closing(_mock("away")) as mock:
+        sink = _sink(make, mock)
+        sink.send(_outbound("away", n=20), 1)
+        assert _collect(sink, 1) == [1]
+        mock.set_down()
+        sink.send(_outbound("away", n=20), 2)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            assert sink.poll(100) == []
+        mock.set_up()
+        assert _collect(sink, 1) == [2]
+        sink.close(1000)
+
+
+@both_sinks
+def test_room_bounds_what_is_in_flight(make):
+    """With the broker away the sink takes no more than its bound."""
+    with closing(_mock("full")) as mock:
+        options = {**PRODUCER_OPTIONS, "bootstrap.servers": mock.bootstrap}
+        sink = make(options, 1000)
+        mock.set_down()
+        assert sink.room(600)
+        sink.send(_outbound("full", n=600), 1)
+        assert not sink.room(600)
+        sink.close(0)
+
+
+@pytest.mark.parametrize("make", [*SOURCES, *SINKS], ids=lambda m: m.__name__)
+def test_a_wrong_option_is_named(make):
+    """A misspelt librdkafka option is the operator's error and says which."""
+    arguments = ([["t"], Listener(), 10] if make in SOURCES else [1000])
+    with pytest.raises(ConfigError, match="sasl.nonsense"):
+        make({"bootstrap.servers": "127.0.0.1:1", "sasl.nonsense": "x", "group.id": "g"}, *arguments)
+
+
+def test_a_version_outside_the_tested_range_is_refused(monkeypatch):
+    """Another librdkafka is refused before a pointer is used, and the message says what to do."""
+    monkeypatch.setattr(librdkafka, "VERSION_TESTED", (0x7F000000, 0x7FFFFFFF))
+    with pytest.raises(NativeTransportError, match="RISKWIRE_TRANSPORT=objects"):
+        librdkafka.check()
+
+
+def test_another_struct_layout_is_refused(monkeypatch):
+    """So is a struct of another size."""
+    monkeypatch.setattr(librdkafka, "MESSAGE_BYTES", 80)
+    with pytest.raises(NativeTransportError, match="layout"):
+        librdkafka.check()
+
+
+def test_one_thread_may_poll_while_another_sends(kafka, topic, group):
+    """Source and sink of one process work side by side on their own threads."""
+    name = topic("threads", partitions=2)
+    source = NativeSource(_options(kafka, group), [name], Listener(), 500)
+    rows = []
+    reader = threading.Thread(target=lambda: rows.extend(_read(source, 3000)))
+    reader.start()
+    sink = _sink(NativeSink, kafka)
+    for ticket in range(1, 11):
+        sink.send(_outbound(name), ticket)
+    assert _collect(sink, 10) == list(range(1, 11))
+    reader.join(40)
+    assert len(rows) == 3000
+    sink.close(1000)
+    source.close()
