@@ -1,7 +1,7 @@
 """Waiting for something outside that is away: with growing pauses, and a clear log line.
 
-Nothing is dropped meanwhile; the caller's batch waits. The pauses double up to a bound and carry jitter,
-so that many workers do not come back at the same instant.
+Nothing is dropped meanwhile; the caller's batch waits. The pauses double up to a bound and carry
+jitter, so that many workers do not come back at the same instant.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ class Backoff:
         argument: _Argument,
     ) -> _Result:
         """Await `call(argument)`, again and again while it raises Unavailable."""
+        goes, comes = f"{name} is away; waiting", f"{name} is back"
         began = logged = time.monotonic()
         pause_s = _FIRST_S
         while True:
@@ -44,11 +45,11 @@ class Backoff:
                 if name not in self.away or time.monotonic() - logged > _LOG_EVERY_S:
                     logged = time.monotonic()
                     waited_s = round(logged - began, 1)
-                    log.warning(f"{name} is away; waiting", error=str(error), waited_s=waited_s)
+                    log.warning(goes, error=str(error), waited_s=waited_s)
                 self.away[name] = str(error)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter
                 pause_s = min(2 * pause_s, _LONGEST_S)
             else:
                 if self.away.pop(name, None):
-                    log.info(f"{name} is back", waited_s=round(time.monotonic() - began, 1))
+                    log.info(comes, waited_s=round(time.monotonic() - began, 1))
                 return result

@@ -1,7 +1,7 @@
 """The batch policy: how long a micro-batch waits for more records, and what closed each one.
 
-A batch of one record costs nearly as much as one of a hundred. So nothing waits while traffic is quiet,
-and as soon as the linger would bring company it is paid. The clock comes in as an argument.
+A batch of one record costs nearly as much as one of a hundred. So nothing waits while traffic is
+quiet, and as soon as the linger would bring company it is paid. The clock comes in as an argument.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,7 @@ class BatchPolicy:
     records_max: int
     linger_ms_max: int
     rate_per_s: float = 0.0
-    closed_by: dict[str, int] = field(
-        default_factory=lambda: {"size": 0, "linger": 0, "quiet": 0}
-    )
+    closed_by: dict[str, int] = field(default_factory=lambda: {"size": 0, "linger": 0, "quiet": 0})
     _at_us: int = 0
 
     def linger_ms(self) -> int:

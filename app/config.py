@@ -1,13 +1,13 @@
 """Settings: one frozen object, from the environment, secret files and .env.
 
 Every field is `RISKWIRE_<NAME>`; `riskwire config` prints this page with what is set. A secret may
-also be a file of that name in /run/secrets (or RISKWIRE_SECRETS_DIR). Limits are asserted against each
-other here, where they are defined.
+also be a file of that name in /run/secrets (or RISKWIRE_SECRETS_DIR). Limits are asserted against
+each other here, where they are defined.
 """
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,69 +20,147 @@ PREFIX = "RISKWIRE_"
 class Settings(BaseSettings):
     """All settings of a worker and of the command line."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
+    )
 
-    bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma separated.")
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", description="Kafka brokers, host:port, comma separated."
+    )
     group_id: str = Field("riskwire", description="Consumer group of the workers.")
-    transport: Literal["native", "objects"] = Field("native", description="Kafka client: librdkafka's C API, or confluent-kafka objects.")
-    kafka_options: dict[str, str] = Field({}, description="JSON of librdkafka options for consumer, producer and admin (security.protocol, sasl.*, ...).")
-    consumer_options: dict[str, str] = Field({}, description="JSON of librdkafka options for the consumer only.")
-    producer_options: dict[str, str] = Field({}, description="JSON of librdkafka options for the producer only.")
+    transport: Literal["native", "objects"] = Field(
+        "native", description="Kafka client: librdkafka's C API, or confluent-kafka objects."
+    )
+    kafka_options: dict[str, str] = Field(
+        {},
+        description="JSON of librdkafka options for consumer, producer and admin "
+        "(security.protocol, sasl.*, ...).",
+    )
+    consumer_options: dict[str, str] = Field(
+        {}, description="JSON of librdkafka options for the consumer only."
+    )
+    producer_options: dict[str, str] = Field(
+        {}, description="JSON of librdkafka options for the producer only."
+    )
     sasl_password: SecretStr | None = Field(None, description="librdkafka sasl.password; secret.")
 
     topic_prefix: str = Field("", description="Put in front of every topic name.")
     topic_transactions: str = Field("transactions", description="Input topic.")
     topic_labels: str = Field("labels", description="Topic of outcomes.")
-    topic_scores: str = Field("scores", description="Output: one score for each accepted transaction.")
+    topic_scores: str = Field(
+        "scores", description="Output: one score for each accepted transaction."
+    )
     topic_alerts: str = Field("alerts", description="Output: transactions that want attention.")
-    topic_dead_letters: str = Field("dead-letters", description="Output: records that could not be scored.")
-    partitions: int = Field(4, ge=1, le=10_000, description="Partitions that `topics apply` gives each topic.")
-    replication: int = Field(1, ge=1, le=7, description="Replication factor that `topics apply` gives each topic.")
+    topic_dead_letters: str = Field(
+        "dead-letters", description="Output: records that could not be scored."
+    )
+    partitions: int = Field(
+        4, ge=1, le=10_000, description="Partitions that `topics apply` gives each topic."
+    )
+    replication: int = Field(
+        1, ge=1, le=7, description="Replication factor that `topics apply` gives each topic."
+    )
 
-    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Online store, redis://, rediss:// or unix://; may carry a password.")
-    redis_timeout_ms: int = Field(1000, ge=1, description="Longest wait for one reply of Redis before it counts as away.")
-    schema_registry_url: str = Field("", description="Confluent-compatible schema registry; empty: Avro single-object encoding.")
-    schema_registry_auth: SecretStr | None = Field(None, description="user:password for the registry; secret.")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Online store, redis://, rediss:// or unix://; may carry a password.",
+    )
+    redis_timeout_ms: int = Field(
+        1000, ge=1, description="Longest wait for one reply of Redis before it counts as away."
+    )
+    schema_registry_url: str = Field(
+        "", description="Confluent-compatible schema registry; empty: Avro single-object encoding."
+    )
+    schema_registry_auth: SecretStr | None = Field(
+        None, description="user:password for the registry; secret."
+    )
 
-    model: Path | None = Field(None, description="Directory with scorer.onnx and scorer.json; empty: the shipped model.")
-    providers: str = Field("auto", description="ONNX Runtime providers in order, e.g. CUDAExecutionProvider,CPUExecutionProvider; auto: the best that is there.")
+    model: Path | None = Field(
+        None, description="Directory with scorer.onnx and scorer.json; empty: the shipped model."
+    )
+    providers: str = Field(
+        "auto",
+        description="ONNX Runtime providers in order, "
+        "e.g. CUDAExecutionProvider,CPUExecutionProvider; auto: the best that is there.",
+    )
 
-    batch_records_max: int = Field(2048, ge=1, le=65_536, description="Most records in a micro-batch.")
-    linger_ms_max: int = Field(3, ge=0, le=1000, description="Longest wait for a fuller micro-batch under load.")
-    queue_batches_max: int = Field(4, ge=1, le=64, description="Micro-batches that may wait between the consumer thread and the pipeline.")
-    inflight_records_max: int = Field(200_000, ge=1000, description="Outbound records that may wait for acknowledgement.")
-    commit_interval_ms: int = Field(100, ge=1, le=60_000, description="Time between offset commits.")
-    drain_timeout_s: float = Field(4.0, gt=0, le=60, description="Time to finish work in hand on stop.")
+    batch_records_max: int = Field(
+        2048, ge=1, le=65_536, description="Most records in a micro-batch."
+    )
+    linger_ms_max: int = Field(
+        3, ge=0, le=1000, description="Longest wait for a fuller micro-batch under load."
+    )
+    queue_batches_max: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="Micro-batches that may wait between the consumer thread and the pipeline.",
+    )
+    inflight_records_max: int = Field(
+        200_000, ge=1000, description="Outbound records that may wait for acknowledgement."
+    )
+    commit_interval_ms: int = Field(
+        100, ge=1, le=60_000, description="Time between offset commits."
+    )
+    drain_timeout_s: float = Field(
+        4.0, gt=0, le=60, description="Time to finish work in hand on stop."
+    )
 
-    near_cache_entries: int = Field(65_536, ge=1024, description="Profiles of each entity kept in the worker's memory.")
-    near_cache_ttl_s: float = Field(60.0, gt=0, description="After this time a profile is read from Redis again.")
+    near_cache_entries: int = Field(
+        65_536, ge=1024, description="Profiles of each entity kept in the worker's memory."
+    )
+    near_cache_ttl_s: float = Field(
+        60.0, gt=0, description="After this time a profile is read from Redis again."
+    )
 
-    value_bytes_max: int = Field(16_384, ge=64, le=1_000_000, description="Longest value of a transaction.")
+    value_bytes_max: int = Field(
+        16_384, ge=64, le=1_000_000, description="Longest value of a transaction."
+    )
     headers_max: int = Field(32, ge=0, description="Most headers of a transaction.")
-    header_bytes_max: int = Field(8192, ge=0, description="Most bytes in the headers of a transaction.")
-    future_s_max: int = Field(300, ge=0, description="How far event_time may lie after the record's append time.")
-    message_bytes_max: int = Field(4_194_304, ge=65_536, description="max.message.bytes of the dead-letter topic and message.max.bytes of the producer.")
+    header_bytes_max: int = Field(
+        8192, ge=0, description="Most bytes in the headers of a transaction."
+    )
+    future_s_max: int = Field(
+        300, ge=0, description="How far event_time may lie after the record's append time."
+    )
+    message_bytes_max: int = Field(
+        4_194_304,
+        ge=65_536,
+        description="max.message.bytes of the dead-letter topic "
+        "and message.max.bytes of the producer.",
+    )
 
     http_host: str = Field("127.0.0.1", description="Address of /metrics, /healthz and /readyz.")
     http_port: int = Field(8080, ge=0, le=65_535, description="Its port; 0: any free one.")
-    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, JSON otherwise.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level that is logged.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, JSON otherwise."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
         if self.inflight_records_max < 3 * self.batch_records_max:
-            msg = "RISKWIRE_INFLIGHT_RECORDS_MAX must be at least 3 times RISKWIRE_BATCH_RECORDS_MAX"
-            raise ValueError(msg)
+            raise ValueError(
+                "RISKWIRE_INFLIGHT_RECORDS_MAX must be at least 3 times RISKWIRE_BATCH_RECORDS_MAX"
+            )
         return self
 
-    def topic(self, role: Literal["transactions", "labels", "scores", "alerts", "dead_letters"]) -> str:
+    def topic(
+        self, role: Literal["transactions", "labels", "scores", "alerts", "dead_letters"]
+    ) -> str:
         """Full name of a topic."""
         name: str = getattr(self, f"topic_{role}")
         return self.topic_prefix + name
 
     def client_options(self) -> dict[str, str]:
-        """librdkafka options that every client of ours shares."""
-        options = {"bootstrap.servers": self.bootstrap_servers, "client.id": "riskwire", **self.kafka_options}
+        """Options of librdkafka that every client of ours shares."""
+        options = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "client.id": "riskwire",
+            **self.kafka_options,
+        }
         if self.sasl_password is not None:
             options["sasl.password"] = self.sasl_password.get_secret_value()
         return options
@@ -91,8 +169,11 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Read the settings; raises ConfigError that names each wrong variable."""
     secrets = Path(os.environ.get(PREFIX + "SECRETS_DIR", "/run/secrets"))
+    values: dict[str, Any] = {"_secrets_dir": secrets if secrets.is_dir() else None, **overrides}
     try:
-        return Settings(_secrets_dir=secrets if secrets.is_dir() else None, **overrides)  # type: ignore[arg-type]
+        return Settings(**values)
     except ValidationError as error:
-        lines = [f"  {PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
-        raise ConfigError("these settings are wrong (see `riskwire config`):\n" + "\n".join(lines)) from None
+        lines = "\n".join(
+            f"  {PREFIX}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"these settings are wrong (see `riskwire config`):\n{lines}") from None

@@ -1,8 +1,8 @@
 """Stage 5, emit: a scored micro-batch to outbound records.
 
-In: transactions with scores and decisions, reasons for the alerted rows, rejects. Out: one `Outbound`:
-a score for each transaction, an alert for each decision above APPROVE, a dead letter for each reject,
-all to the partition of their input. Pure: nothing is sent here.
+In: transactions with scores and decisions, reasons for the alerted rows, rejects. Out: one
+`Outbound`: a score for each transaction, an alert for each decision above APPROVE, a dead letter
+for each reject, all to the partition of their input. Pure: nothing is sent here.
 """
 
 import io
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fastavro
-import numpy as np
 
 import schemas
 from app.decide import DECISIONS
@@ -87,7 +86,8 @@ class Scored:
     """What the stages before gave for n transactions.
 
     matrix float32 (n, features), scores float32 (n,), decisions int8 (n,) as indexes of DECISIONS,
-    vector_hash uint64 (n,), thresholds float32 (3,) by decision. `alerted` int64 are the rows above APPROVE; `reasons` one tuple each.
+    vector_hash uint64 (n,), thresholds float32 (3,) by decision. `alerted` int64 are the rows above
+    APPROVE; `reasons` one tuple each.
     """
 
     transactions: Transactions

@@ -1,7 +1,8 @@
 """Avro RiskScore values for a whole micro-batch, in one buffer, by one Numba loop.
 
-What is the same in all records of a batch (model, contract, provider, the later instants) is encoded
-once and copied. The result is byte-equal to fastavro's, which `tests/app/test_emit.py` checks.
+What is the same in all records of a batch (model, contract, provider, the later instants) is
+encoded once and copied. The result is byte-equal to fastavro's, which `tests/app/test_emit.py`
+checks.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ _IDS = 2  # transaction_id and customer_id lead STRING_FIELDS
 def encode_long(value: int) -> bytes:
     """Avro's zigzag varint of a 64-bit integer."""
     zigzag, out = (value << 1) ^ (value >> 63), bytearray()
-    while zigzag > 0x7F:  # noqa: PLR2004
+    while zigzag > 0x7F:
         out.append(zigzag & 0x7F | 0x80)
         zigzag >>= 7
     out.append(zigzag)

@@ -26,10 +26,10 @@ class ModelError(ConfigError):
 
 
 class NativeTransportError(ConfigError):
-    """librdkafka's library or struct layout is outside the range that the native transport was tested with."""
+    """The native transport was not tested with this librdkafka or layout of its structs."""
 
 
-class Unavailable(RiskwireError):
+class Unavailable(RiskwireError):  # noqa: N818 -- it tells a state, which ends by itself
     """Something outside does not answer now; the same call may succeed later."""
 
 
@@ -78,7 +78,9 @@ REJECT_MESSAGES: dict[RejectCode, str] = {
     RejectCode.EMPTY_VALUE: "the value has no bytes",
     RejectCode.VALUE_TOO_LARGE: "the value is longer than the limit (RISKWIRE_VALUE_BYTES_MAX)",
     RejectCode.HEADERS_TOO_LARGE: "more headers or header bytes than the limits allow",
-    RejectCode.BAD_MAGIC: "neither Confluent wire format (00) nor Avro single-object encoding (C3 01)",
+    RejectCode.BAD_MAGIC: (
+        "neither Confluent wire format (00) nor Avro single-object encoding (C3 01)"
+    ),
     RejectCode.UNKNOWN_SCHEMA: "no writer schema is known for this id or fingerprint",
     RejectCode.TRUNCATED: "the value ends before its last field",
     RejectCode.TRAILING_BYTES: "bytes follow after the last field",

@@ -1,8 +1,9 @@
 """The consumer's thread: polls from subscribe on, hands batches to the event loop, commits offsets.
 
-Only this thread touches the `Source`. A bounded number of batches waits for the pipeline; when it is
-full, partitions are paused and polling goes on, so that heartbeats and rebalances are never late.
-On revoke it waits for what is in hand, commits it and lets go. Errors end the thread and reach `get`.
+Only this thread touches the `Source`. A bounded number of batches waits for the pipeline; when it
+is full, partitions are paused and polling goes on, so that heartbeats and rebalances are never
+late. On revoke it waits for what is in hand, commits it and lets go. Errors end the thread and
+reach `get`.
 """
 
 import asyncio
@@ -16,7 +17,8 @@ import structlog
 
 from app.batching import BatchPolicy
 from app.errors import BrokerUnavailable
-from app.ledger import Ledger, Position
+from app.ledger import Ledger, Position, next_offsets
+from app.metrics import Metrics
 from app.ports import RebalanceListener, Source
 from app.records import RecordBatch
 
@@ -24,6 +26,7 @@ log = structlog.get_logger("riskwire.intake")
 _WAIT_MS = 100
 _FULL_MS = 20
 _PAUSE_AFTER_S = 0.25
+_LAG_EVERY_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,9 +47,14 @@ class Intake:
         ledger: Ledger,
         policy: BatchPolicy,
         limits: IntakeLimits,
+        metrics: Metrics,
     ) -> None:
         """`open_source` is called on the thread."""
         self._open, self.ledger, self.policy, self._limits = open_source, ledger, policy, limits
+        self._metrics = metrics
+        self._metrics.closed_by = policy.closed_by
+        self._position: dict[Position, int] = {}
+        self._lag_at = 0.0
         self._thread = threading.Thread(target=self._run, name="riskwire-intake", daemon=True)
         self._slots = threading.Semaphore(limits.queue_batches_max)
         self._stop, self._rewind, self._assigned = (threading.Event() for _ in range(3))
@@ -96,7 +104,7 @@ class Intake:
                 self._drain(self._source)
             finally:
                 self._source.close()
-        except BaseException as error:  # noqa: BLE001 - the event loop decides what to do
+        except BaseException as error:  # noqa: BLE001 -- the event loop decides what to do
             self._deliver(error)
 
     def _turn(self, source: Source) -> None:
@@ -113,7 +121,10 @@ class Intake:
 
     def _hold(self, batches: Sequence[RecordBatch]) -> None:
         generation = self.ledger.generation
-        self._held += (dataclasses.replace(b, generation=generation) for b in batches)
+        for batch in batches:
+            self._held.append(dataclasses.replace(batch, generation=generation))
+            after = next_offsets(batch)
+            self._position |= {(batch.topic, p): offset for p, offset in after.items()}
 
     def _hand_over(self, source: Source) -> None:
         if not self._slots.acquire(timeout=_PAUSE_AFTER_S):
@@ -155,6 +166,9 @@ class Intake:
         if now < self._commit_at:
             return
         self._commit_at = now + self._limits.commit_interval_ms / 1000
+        if now >= self._lag_at:
+            self._lag_at = now + _LAG_EVERY_S
+            self._measure_lag(source)
         offsets = self.ledger.committable()
         self._unconfirmed |= offsets
         if offsets and not quiet:
@@ -166,10 +180,16 @@ class Intake:
     def _commit_and_wait(self, source: Source, offsets: dict[Position, int]) -> None:
         try:
             source.commit(offsets, wait=True)
+            self._metrics.commit(ok=True)
         except BrokerUnavailable as error:
+            self._metrics.commit(ok=False)
             log.warning("offsets not committed; they will be again", error=str(error))
             return
         self._unconfirmed = {at: o for at, o in self._unconfirmed.items() if at not in offsets}
+
+    def _measure_lag(self, source: Source) -> None:
+        ends = source.ends()
+        self._metrics.lag({at: end - self._position.get(at, end) for at, end in ends.items()})
 
     def assigned(self, partitions: Sequence[Position]) -> None:
         """See `RebalanceListener.assigned`."""
@@ -191,6 +211,7 @@ class Intake:
         self.ledger.forget(partitions)
         for at in partitions:
             self._unconfirmed.pop(at, None)
+            self._position.pop(at, None)
         log.info("partitions given up", partitions=sorted(p for _, p in partitions), lost=lost)
 
     def _offsets(self) -> dict[Position, int]:

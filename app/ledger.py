@@ -1,9 +1,9 @@
 """Which input offsets may be committed: the record of what is owned, in hand and acknowledged.
 
-Two threads use it: the consumer's (`assigned`, `released`, `rewound`, `committable`) and the pipeline's
-(`admit`, `done`). A batch gets a ticket when its processing begins; its offsets become committable once
-every output of it and of all earlier tickets is acknowledged. Records of partitions that were given up
-since they were polled are not admitted.
+Two threads use it: the consumer's (`assigned`, `released`, `rewound`, `committable`) and the
+pipeline's (`admit`, `done`). A batch gets a ticket when its processing begins; its offsets become
+committable once every output of it and of all earlier tickets is acknowledged. Records of
+partitions that were given up since they were polled are not admitted.
 """
 
 import threading
@@ -71,7 +71,8 @@ class Ledger:
             self._last_ticket += 1
             offsets = {(batch.topic, p): offset for p, offset in next_offsets(batch).items()}
             self._tickets[self._last_ticket] = offsets
-            first = dict(zip(batch.partition[::-1].tolist(), batch.offset[::-1].tolist(), strict=True))
+            backwards = batch.partition[::-1].tolist(), batch.offset[::-1].tolist()
+            first = dict(zip(*backwards, strict=True))
             for p, offset in first.items():
                 self._first.setdefault((batch.topic, p), offset)
             return self._last_ticket, batch

@@ -10,18 +10,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import structlog
 
 from app.backoff import Backoff
 from app.decide import DECISIONS, Policy, decide, reasons
 from app.decode import Decoded, Limits, Writers
 from app.emit import Provenance, Route, Scored, emit
 from app.enrich import Caches, join, lookup
-from app.errors import RejectCode
+from app.errors import RejectCode, SchemaError
 from app.latency import Instants
 from app.ports import Clock, ProfileStore, Scorer, WriterSchemas
 from app.records import Float32s, Outbound, RecordBatch, Reject, Transactions
 from app.score import score
 from features.xxh64 import vector_hash
+
+log = structlog.get_logger("riskwire.pipeline")
 
 
 class Decode(Protocol):
@@ -79,7 +82,8 @@ async def process(records: RecordBatch, parts: Parts) -> Processed:
     scorer = parts.scorer
     provenance = Provenance(scorer.model_id, scorer.feature_contract_id, scorer.provider)
     outbound = emit(records, scored, rejects, provenance, parts.route)
-    assert len(transactions) + len(rejects) == len(records), "a record was not counted out"  # noqa: S101 - invariant
+    counted = len(transactions) + len(rejects)
+    assert counted == len(records), "a record was not counted out"  # noqa: S101 -- invariant
     alerts = Counter(DECISIONS[d] for d in decisions[alerted].tolist())
     causes = Counter(reject.code for reject in rejects)
     return Processed(outbound, transactions, causes, alerts, instants)
@@ -94,10 +98,21 @@ async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, lis
         ids = sorted(result.unresolved)
         found = await parts.backoff.until_available("schema registry", parts.registry.resolve, ids)
         for schema_id, text in found.items():
-            if text is None:
-                parts.writers.mark_unknown(schema_id)
-            else:
-                parts.writers.add_id(schema_id, text)
+            learn(parts.writers, schema_id, text)
+
+
+def learn(writers: Writers, schema_id: int, text: str | None) -> None:
+    """Know a writer schema from now on.
+
+    Its records are rejected if there is none or it cannot be used.
+    """
+    try:
+        if text is not None:
+            writers.add_id(schema_id, text)
+            return
+    except SchemaError as error:
+        log.warning("writer schema cannot be used", schema_id=schema_id, error=str(error))
+    writers.mark_unknown(schema_id)
 
 
 async def enriched(transactions: Transactions, parts: Parts) -> Float32s:

@@ -1,7 +1,7 @@
 """What the pipeline and the worker need from outside, as small protocols.
 
-`adapters/` implements them on Kafka, Redis and ONNX Runtime; `adapters/memory.py` implements them in
-memory and ships beside the real ones. Failures arrive as `app.errors`.
+`adapters/` implements them on Kafka, Redis and ONNX Runtime; `adapters/memory.py` implements them
+in memory and ships beside the real ones. Failures arrive as `app.errors`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,20 @@ class ProfileStore(Protocol):
     """The online store: packed profile blobs by key."""
 
     async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """One blob for each key in one round trip, None where there is none; raises StoreUnavailable."""
+        """One blob for each key in one round trip, None where there is none.
+
+        Raises StoreUnavailable.
+        """
 
 
 class WriterSchemas(Protocol):
     """The schema registry, as far as decoding needs it."""
 
     async def resolve(self, ids: Sequence[int]) -> Mapping[int, str | None]:
-        """The schema text of each id, None for an id that it does not know; raises RegistryUnavailable."""
+        """The schema text of each id, None for an id that it does not know.
+
+        Raises RegistryUnavailable.
+        """
 
 
 class Scorer(Protocol):
@@ -45,29 +51,39 @@ class RebalanceListener(Protocol):
         """These partitions are ours from now on."""
 
     def revoked(self, partitions: Sequence[tuple[str, int]], *, lost: bool) -> None:
-        """Finish and commit what is in hand of these; if lost, they may be another's already: only let go."""
+        """Finish and commit what is in hand of these.
+
+        If lost, they may be another's already: only let go.
+        """
 
 
 class Source(Protocol):
     """A Kafka consumer that gives record batches. All calls come from one thread."""
 
     def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
-        """Wait for the first record, then take what is there (or comes within linger_ms); one batch a topic.
+        """Wait for the first record, then take what is there (or comes within linger_ms).
 
-        Rebalances are served inside this call. Raises BrokerUnavailable on a fatal client error.
+        Gives one batch a topic. Rebalances are served inside this call. Raises BrokerUnavailable
+        on a fatal client error.
         """
 
     def assignment(self) -> set[tuple[str, int]]:
         """The partitions owned now, as (topic, partition)."""
 
     def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool) -> None:
-        """Commit next offsets of owned partitions; raises BrokerUnavailable if wait and it failed."""
+        """Commit next offsets of owned partitions.
+
+        Raises BrokerUnavailable if `wait` and it failed.
+        """
 
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """Go on from these offsets; what was prefetched is dropped."""
 
     def committed(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Committed next offsets; a partition without one is left out. Raises BrokerUnavailable."""
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """The end of each owned partition's log as last seen, without asking the broker."""
 
     def pause(self, partitions: Sequence[tuple[str, int]]) -> None:
         """Fetch no more of these until resumed; heartbeats go on."""
@@ -80,16 +96,22 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """A Kafka producer that takes whole micro-batches and says when all of a batch is acknowledged."""
+    """A Kafka producer of whole micro-batches; says when all of a batch is acknowledged."""
 
     def room(self, records: int) -> bool:
         """Whether that many records fit into the send queue now."""
 
     def send(self, outbound: Outbound, ticket: int) -> None:
-        """Queue everything of a batch; `ticket` (> 0) is given back by `poll` once all of it is acknowledged."""
+        """Queue everything of a batch.
+
+        `poll` gives `ticket` (> 0) back once all of it is acknowledged.
+        """
 
     def poll(self, wait_ms: int) -> list[int]:
-        """Wait for acknowledgements; the tickets complete by now. Raises BrokerUnavailable if a record failed."""
+        """Wait for acknowledgements; the tickets complete by now.
+
+        Raises BrokerUnavailable if a record failed.
+        """
 
     def close(self, timeout_ms: int) -> None:
         """Flush within the time-out, then let go."""

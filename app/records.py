@@ -1,8 +1,8 @@
 """The values that pass between the stages: micro-batches in columns.
 
-A column is a NumPy array with one entry a record; byte strings of a column lie in one buffer (`Ragged`).
-No object is made for a record on the way, except for the few that are rejected or alerted.
-Times are int64 microseconds since 1970-01-01 UTC unless the name says otherwise.
+A column is a NumPy array with one entry a record; byte strings of a column lie in one buffer
+(`Ragged`). No object is made for a record on the way, except for the few that are rejected or
+alerted. Times are int64 microseconds since 1970-01-01 UTC unless the name says otherwise.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,8 @@ Bytes = NDArray[np.uint8]
 class Ragged:
     """n byte strings that lie in one buffer; a length of -1 stands for null.
 
-    `data` is uint8 and read-only (compiled loops know one kind of buffer); `start` int64 (n,) and `length` int32 (n,) say where each string lies.
+    `data` is uint8 and read-only (compiled loops know one kind of buffer); `start` int64 (n,) and
+    `length` int32 (n,) say where each string lies.
     """
 
     data: Bytes
@@ -69,9 +70,10 @@ class RecordBatch:
     """Records of one topic as they came from Kafka, in the order of arrival.
 
     partition int32 (n,), offset int64 (n,), timestamp_ms int64 (n,), timestamp_type int8 (n,)
-    (0 not available, 1 create time, 2 log append time). `headers` holds each record's headers packed
-    by `pack_headers`; length 0 where there are none. `generation` counts the consumer's assignments and
-    rewinds: a batch of an older generation may hold records of partitions that were given up.
+    (0 not available, 1 create time, 2 log append time). `headers` holds each record's headers
+    packed by `pack_headers`; length 0 where there are none. `generation` counts the consumer's
+    assignments and rewinds: a batch of an older generation may hold records of partitions that
+    were given up.
     """
 
     topic: str
@@ -119,9 +121,9 @@ STRING_FIELDS = (
 class Transactions:
     """The accepted records of a batch, decoded and validated; n rows in the order of the records.
 
-    row int64 (n,) is the index in the RecordBatch. `text` is the buffer that all string columns point
-    into; text_start int64 and text_length int32 are (len(STRING_FIELDS), n), length -1 for null.
-    channel int8 (n,) is the index of the reader schema's symbol.
+    row int64 (n,) is the index in the RecordBatch. `text` is the buffer that all string columns
+    point into; text_start int64 and text_length int32 are (len(STRING_FIELDS), n), length -1 for
+    null. channel int8 (n,) is the index of the reader schema's symbol.
     """
 
     row: Int64s
@@ -205,12 +207,16 @@ class Outbound:
 
 
 def pack_headers(headers: Iterable[tuple[str, bytes | None]]) -> bytes:
-    """Pack headers for `RecordBatch.headers`: per header, int32 name length, name, int32 value length (-1 null), value."""
+    """Pack headers for `RecordBatch.headers`.
+
+    Per header: int32 name length, name, int32 value length (-1 null), value.
+    """
     parts = []
     for name, value in headers:
         raw = name.encode("utf-8", "surrogateescape")
         parts += [len(raw).to_bytes(4, "little"), raw]
-        parts += [(-1 if value is None else len(value)).to_bytes(4, "little", signed=True), value or b""]
+        size = -1 if value is None else len(value)
+        parts += [size.to_bytes(4, "little", signed=True), value or b""]
     return b"".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""One made-up transaction through every stage, so that all loops are compiled before the first real one.
+"""A made-up transaction through every stage: all loops are compiled before the first real one.
 
 Compiled code is cached on disk (beside the source, or in NUMBA_CACHE_DIR where that is read-only):
 the first start of an installation takes about half a minute, later ones a second or two.

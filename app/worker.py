@@ -1,13 +1,14 @@
 """The composition root: settings in, a running worker out.
 
 Opens the adapters, wires them to the pipeline and lets Faust run it. The order of a batch's end is
-here: send, wait for every acknowledgement, then let its offsets be committed. Any failure to deliver
-throws the producer away and goes back to the committed offsets: at least once, in order.
+here: send, wait for every acknowledgement, then let its offsets be committed. Any failure to
+deliver throws the producer away and goes back to the committed offsets: at least once, in order.
 """
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 
@@ -26,23 +27,24 @@ from app.batching import BatchPolicy
 from app.config import Settings
 from app.emit import Route
 from app.enrich import Caches
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, RejectCode
 from app.intake import Intake, IntakeLimits
 from app.latency import total_us, wait_us
 from app.ledger import Ledger
 from app.metrics import Metrics
 from app.pipeline import Parts, Processed, process
-from app.ports import Sink, WriterSchemas
+from app.ports import ProfileStore, Sink, WriterSchemas
 from app.records import Outbound, RecordBatch
 from app.warm_up import warm_up
 
 log = structlog.get_logger("riskwire.worker")
 _ACK_POLL_S = 0.005
+_ASK_AGAIN_S = 30.0
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
 
 
 class Worker:
-    """One member of the group: takes batches from Faust's agent through the pipeline to the sink."""
+    """One of the group: takes batches from Faust's agent through the pipeline to the sink."""
 
     def __init__(
         self,
@@ -51,12 +53,14 @@ class Worker:
         intake: Intake,
         open_sink: Callable[[], Sink],
     ) -> None:
-        """Nothing is opened before `handle` is first called."""
+        """Open the producer, so that the first batch does not wait; it connects by itself."""
         self.parts, self.metrics, self.intake = parts, metrics, intake
         self._open_sink = open_sink
-        self._sink: Sink | None = None
+        self._sink: Sink | None = open_sink()
         self._acknowledging: asyncio.Task[None] | None = None
         self._retry_s = _RETRY_FIRST_S
+        self._ask_again_at = 0.0
+        self._cache_counts: dict[str, tuple[int, int]] = {}
         self.failing = ""
 
     async def handle(self, batch: RecordBatch) -> None:
@@ -77,6 +81,7 @@ class Worker:
     async def _send(self, outbound: Outbound, ticket: int) -> None:
         if self._sink is None:
             self._sink = self._open_sink()
+        if self._acknowledging is None or self._acknowledging.done():
             self._acknowledging = asyncio.create_task(self._acknowledge())
         while not self._sink.room(len(outbound)):
             self._collect(self._sink)
@@ -104,7 +109,8 @@ class Worker:
             return  # the other of agent and `_acknowledge` was first
         sink, self._sink = self._sink, None
         self.failing = str(error)
-        log.error("outputs could not be delivered; going back", error=self.failing, retry_s=self._retry_s)
+        event = "outputs could not be delivered; going back"
+        log.error(event, error=self.failing, retry_s=self._retry_s)
         await asyncio.to_thread(sink.close, 0)
         await asyncio.sleep(self._retry_s)
         self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
@@ -119,6 +125,14 @@ class Worker:
         if sink is not None:
             await asyncio.to_thread(sink.close, 1000)
 
+    def _count_cache(self) -> None:
+        caches = self.parts.caches
+        for entity, cache in (("customer", caches.customers), ("terminal", caches.terminals)):
+            now = cache.hits, cache.misses
+            hits, misses = self._cache_counts.get(entity, (0, 0))
+            self.metrics.near_cache(entity, hits=now[0] - hits, misses=now[1] - misses)
+            self._cache_counts[entity] = now
+
     def readiness(self) -> tuple[bool, list[str]]:
         """Whether batches flow: a group assignment, and nothing outside is away."""
         reasons = [f"{name} is away: {error}" for name, error in self.parts.backoff.away.items()]
@@ -126,6 +140,7 @@ class Worker:
             reasons.append("no partitions assigned yet")
         if self.failing:
             reasons.append(self.failing)
+        self.metrics.ready(ready=not reasons)
         return not reasons, reasons
 
     def _count(self, processed: Processed) -> None:
@@ -134,11 +149,32 @@ class Worker:
         metrics.batch(scored=n, rejects=processed.rejects)
         for decision, count in processed.alerts.items():
             metrics.alerts(decision, count)
+        self._count_cache()
+        unknown = processed.rejects[RejectCode.UNKNOWN_SCHEMA]
+        if unknown and time.monotonic() > self._ask_again_at:
+            # A schema may be registered late: ask for its id again, but not for every batch.
+            self.parts.writers.forget_unknown()
+            self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
         if n:
             metrics.stages["wait"].add(wait_us(transactions, processed.instants))
             metrics.event_latency.add(total_us(transactions, processed.instants))
             for stage, us in processed.instants.stage_us().items():
                 metrics.stages[stage].add_one(us, n)
+
+
+class TimedStore:
+    """An online store whose fetches are timed."""
+
+    def __init__(self, store: ProfileStore, metrics: Metrics) -> None:
+        """Pass calls on to `store`."""
+        self._store, self._metrics = store, metrics
+
+    async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `ProfileStore.fetch`."""
+        began = time.perf_counter()
+        blobs = await self._store.fetch(keys)
+        self._metrics.store_fetch(time.perf_counter() - began)
+        return blobs
 
 
 def build(settings: Settings, metrics: Metrics) -> Worker:
@@ -152,7 +188,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         limits=_limits(settings),
         registry=registry,
         caches=Caches.of(settings.near_cache_entries, round(settings.near_cache_ttl_s * 1e6)),
-        store=RedisStore(settings.redis_url, settings.redis_timeout_ms),
+        store=TimedStore(RedisStore(settings.redis_url, settings.redis_timeout_ms), metrics),
         scorer=scorer,
         policy=scorer.policy,
         usual=scorer.reference,
@@ -167,6 +203,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         IntakeLimits(
             settings.queue_batches_max, settings.commit_interval_ms, settings.drain_timeout_s
         ),
+        metrics,
     )
     metrics.info(
         version=version("riskwire"),
@@ -176,6 +213,15 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         transport=transport,
     )
     return Worker(parts, metrics, intake, partial(open_sink, settings, transport))
+
+
+def compile_all(settings: Settings) -> None:
+    """Compile every loop of a worker into Numba's cache on disk; talks to nobody."""
+    if choose_transport(settings) == "native":
+        from app.adapters.native_loops import compile_loops  # noqa: PLC0415 -- may refuse to load
+
+        compile_loops()
+    asyncio.run(warm_up(build(settings, Metrics()).parts))
 
 
 def run(settings: Settings) -> int:
@@ -211,17 +257,22 @@ def _limits(settings: Settings) -> decode.Limits:
 
 def _wire_formats(settings: Settings) -> tuple[WriterSchemas, Route]:
     """Where writer schemas come from, and the framing of the outputs."""
-    topics = [settings.topic(role) for role in ("scores", "alerts", "dead_letters")]
+    route = Route(
+        scores=settings.topic("scores"),
+        alerts=settings.topic("alerts"),
+        dead_letters=settings.topic("dead_letters"),
+    )
     if not settings.schema_registry_url:
-        return MemoryRegistry(), Route(*topics)
-    from app.adapters.registry import SchemaRegistry
+        return MemoryRegistry(), route
+    from app.adapters.registry import SchemaRegistry  # noqa: PLC0415 -- needed by few, slow
 
     registry = SchemaRegistry(settings)
-    headers = [
-        registry.header(f"{topic}-value", schemas.load(name).text)
-        for topic, name in zip(topics, ("risk_score", "risk_alert"), strict=False)
-    ]
-    return registry, Route(*topics, *headers)
+    score, alert = schemas.load("risk_score"), schemas.load("risk_alert")
+    return registry, dataclasses.replace(
+        route,
+        score_header=registry.header(f"{route.scores}-value", score.text),
+        alert_header=registry.header(f"{route.alerts}-value", alert.text),
+    )
 
 
 def now_us() -> int:

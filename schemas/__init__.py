@@ -34,7 +34,7 @@ class Schema:
 
 
 def parse(text: str, name: str = "") -> Schema:
-    """Parse the JSON text of an Avro schema; raises fastavro's SchemaParseException or ValueError."""
+    """Parse an Avro schema's JSON text; raises fastavro's SchemaParseException or ValueError."""
     raw = json.loads(text)
     parsed = fastavro.parse_schema(raw)
     canonical = to_parsing_canonical_form(raw)

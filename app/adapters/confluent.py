@@ -1,7 +1,7 @@
-"""The objects transport: the same ports on confluent-kafka's own calls (readable twin and fallback).
+"""The objects transport: the same ports on confluent-kafka's own calls.
 
-It makes an object a record and copies it into columns. Behaviour is that of `native_source` and
-`native_sink`, which one set of tests checks on both.
+The readable twin and the fallback. It makes an object a record and copies it into columns.
+Behaviour is that of `native_source` and `native_sink`, which one set of tests checks on both.
 """
 
 import logging
@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from app.adapters.native_sink import BYTES_MAX, queue_limits
+from app.adapters.transport import BYTES_MAX, queue_limits
 from app.errors import BrokerUnavailable, ConfigError
 from app.ports import RebalanceListener
 from app.records import Columns, Letter, Outbound, Ragged, RecordBatch, pack_headers
@@ -49,9 +49,15 @@ def _columns(topic: str, messages: Sequence[Message], polled_us: int) -> RecordB
         np.array([kind for kind, _ in stamps], np.int8),
         Ragged.of([message.key() for message in messages]),
         Ragged.of([message.value() for message in messages]),
-        Ragged.of([pack_headers(message.headers() or ()) for message in messages]),
+        Ragged.of([_headers(message) for message in messages]),
         polled_us,
     )
+
+
+def _headers(message: Message) -> bytes:
+    # The declared type is that of what a producer may be given; what was read is always a list.
+    found = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    return pack_headers(found or ())
 
 
 class ObjectSource:
@@ -62,7 +68,7 @@ class ObjectSource:
         options: Mapping[str, str],
         topics: Sequence[str],
         listener: RebalanceListener,
-        records_max: int,  # noqa: ARG002 - the native twin needs it to make its buffer
+        records_max: int,  # noqa: ARG002 -- the native twin needs it to make its buffer
     ) -> None:
         """Connect and subscribe; raises ConfigError."""
         self._listener = listener
@@ -95,7 +101,7 @@ class ObjectSource:
         return [_columns(topic, its, polled_us) for topic, its in topics.items()]
 
     def _consume_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- its public name
             return
         if error.fatal():
             raise BrokerUnavailable(f"consumer: {error.str()}")
@@ -117,7 +123,7 @@ class ObjectSource:
         at = [(p.topic, p.partition) for p in partitions]
         try:
             self._listener.revoked(at, lost=lost)
-        except Exception as failure:  # noqa: BLE001 - raised by the poll around this call
+        except Exception as failure:  # noqa: BLE001 -- raised by the poll around this call
             self._failure = failure
         self._owned -= set(at)
         if self._cooperative:
@@ -131,9 +137,7 @@ class ObjectSource:
 
     def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool) -> None:
         """See `Source.commit`."""
-        mine = [
-            TopicPartition(*at, offset) for at, offset in offsets.items() if at in self._owned
-        ]
+        mine = [TopicPartition(*at, offset) for at, offset in offsets.items() if at in self._owned]
         if mine:
             _call("commit offsets", self._consumer.commit, offsets=mine, asynchronous=not wait)
 
@@ -147,6 +151,12 @@ class ObjectSource:
         """See `Source.seek`."""
         for at, offset in offsets.items():
             _call("seek", self._consumer.seek, TopicPartition(*at, offset))
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """See `Source.ends`."""
+        cached = partial(self._consumer.get_watermark_offsets, cached=True)
+        found = {at: cached(TopicPartition(*at)) for at in self._owned}
+        return {at: marks[1] for at, marks in found.items() if marks and marks[1] >= 0}
 
     def pause(self, partitions: Partitions) -> None:
         """See `Source.pause`."""

@@ -1,36 +1,40 @@
 """Faust around the pipeline: life cycle, agent and supervision, with record batches as its events.
 
-The transport `librdkafka://` gives Faust an `Intake`'s batches; one event is one micro-batch. Faust's
-own rebalance stops the world and empties every stream, so Faust is told of one lane, assigned for good,
-and the real assignment (cooperative, batch by batch) stays between `Intake` and `Ledger`. Likewise
-acks, commits and sending are the project's own: an exception in an agent would ack the event.
+The transport `librdkafka://` gives Faust an `Intake`'s batches; one event is one micro-batch.
+Faust's own rebalance stops the world and empties every stream, so Faust is told of one lane,
+assigned for good, and the real assignment (cooperative, batch by batch) stays between `Intake` and
+`Ledger`. Likewise acks, commits and sending are the project's own: an exception in an agent would
+ack the event.
 """
+# ruff: noqa: ARG002, ASYNC109 -- the base classes' arguments, of which a lane needs few
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import faust
 import structlog
 from faust.transport import base, consumer, producer
-from faust.types import TP, ConsumerMessage
+from faust.types import TP, ConsumerMessage, StreamT
 
 from app.errors import ConfigError
 from app.intake import Intake
 from app.records import RecordBatch
 
 log = structlog.get_logger("riskwire.worker")
+_services = logging.getLogger("faust.riskwire")  # narrates starts and stops, as Faust's own do
 Handle = Callable[[RecordBatch], Awaitable[None]]
 
 
-class BatchSchema(faust.Schema):
+class BatchSchema(faust.Schema[None, RecordBatch]):
     """Hands the record batch through as it is."""
 
-    def loads_key(self, app: Any, message: Any, **_: Any) -> None:  # type: ignore[override]
+    def loads_key(self, app: Any, message: Any, **_: Any) -> None:
         """There is no key: a batch has many."""
 
-    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:  # type: ignore[override]
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Any:
         """The batch itself."""
         return message.value
 
@@ -38,6 +42,7 @@ class BatchSchema(faust.Schema):
 class ScoringApp(faust.App):
     """A Faust app that reads from an intake and drains before anything stops."""
 
+    logger = _services
     intake: Intake
     drain: Callable[[], Awaitable[None]]
 
@@ -53,6 +58,7 @@ class ScoringApp(faust.App):
 class Consumer(consumer.Consumer):
     """Delivers an intake's batches on one lane."""
 
+    logger = _services
     app: ScoringApp
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,7 +82,7 @@ class Consumer(consumer.Consumer):
         while not (self.should_stop or fetcher.should_stop):
             try:
                 batch = await self.app.intake.get()
-            except Exception as error:  # noqa: BLE001 - the app ends with it
+            except Exception as error:  # noqa: BLE001 -- the app ends with it
                 await self.app.crash(error)
                 return
             await self.callback(self._to_message(lane, batch))
@@ -90,7 +96,7 @@ class Consumer(consumer.Consumer):
             timestamp_type=0,
             headers={},
             key=None,
-            value=record,  # type: ignore[arg-type]
+            value=record,  # type: ignore[arg-type]  # Faust's type knows bytes only
             checksum=None,
             tp=tp,
             # A stream skips messages of another generation without a word.
@@ -155,6 +161,8 @@ class Consumer(consumer.Consumer):
 class Producer(producer.Producer):
     """Sends nothing: outputs leave by the worker's `Sink`, whole batches at a time."""
 
+    logger = _services
+
     async def flush(self) -> None:
         """Nothing to flush."""
 
@@ -168,7 +176,12 @@ class Transport(base.Transport):
 
 
 def create_app(
-    name: str, bootstrap: str, topic: str, intake: Intake, handle: Handle, drain: Callable[[], Awaitable[None]]
+    name: str,
+    bootstrap: str,
+    topic: str,
+    intake: Intake,
+    handle: Handle,
+    drain: Callable[[], Awaitable[None]],
 ) -> ScoringApp:
     """A Faust app whose one agent calls `handle` for each micro-batch, one after the other.
 
@@ -176,7 +189,7 @@ def create_app(
     """
     app = ScoringApp(
         name,
-        broker=f"librdkafka://{bootstrap.split(',')[0]}",
+        broker=f"librdkafka://{bootstrap.split(',', maxsplit=1)[0]}",
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
@@ -187,11 +200,11 @@ def create_app(
     channel = app.topic(topic, schema=BatchSchema(), acks=False)
 
     @app.agent(channel)
-    async def score(batches: AsyncIterator[RecordBatch]) -> None:
+    async def score(batches: StreamT[RecordBatch]) -> None:
         async for batch in batches:
             try:
                 await handle(batch)
-            except Exception as error:  # noqa: BLE001 - see the docstring
+            except Exception as error:
                 log.exception("the worker stops; nothing of this batch was committed")
                 await app.crash(error)
                 return
@@ -202,8 +215,8 @@ def create_app(
 class _Worker(faust.Worker):
     """Faust's worker without its banner."""
 
-    def on_startup_finished(self) -> None:
-        """Nothing to print."""
+    async def on_startup_finished(self) -> None:
+        """Print nothing."""
 
 
 def run_app(app: ScoringApp, log_level: str, logging_config: dict[str, Any]) -> int:

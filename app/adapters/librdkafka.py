@@ -1,8 +1,9 @@
 """librdkafka's public C API by ctypes, on the library that the confluent-kafka wheel carries.
 
-Every C signature and struct that Riskwire uses stands here and nowhere else. `check()` refuses a library
-outside the tested range or a struct of another layout (NativeTransportError), before any pointer is used.
-Pointers are plain integers (`c_void_p`). Foreign error codes leave as BrokerUnavailable or ConfigError.
+Every C signature and struct that Riskwire uses stands here and nowhere else. `check()` refuses a
+library outside the tested range or a struct of another layout (NativeTransportError), before any
+pointer is used. Pointers are plain integers (`c_void_p`). Foreign error codes leave as
+BrokerUnavailable or ConfigError.
 """
 
 import ctypes as c
@@ -26,8 +27,8 @@ OFFSET_INVALID, PARTITION_ANY = -1001, -1
 PRODUCER, CONSUMER = 0, 1
 MSG_COPY, MSG_PARTITION = 0x2, 0x8
 EVENT_DR, EVENT_ERROR = 0x1, 0x8
-VTYPE_TOPIC, VTYPE_PARTITION, VTYPE_VALUE, VTYPE_KEY, VTYPE_OPAQUE, VTYPE_MSGFLAGS = 1, 3, 4, 5, 6, 7
-VTYPE_HEADER = 9
+VTYPE_TOPIC, VTYPE_PARTITION, VTYPE_VALUE, VTYPE_KEY = 1, 3, 4, 5
+VTYPE_OPAQUE, VTYPE_MSGFLAGS, VTYPE_HEADER = 6, 7, 9
 
 
 class Message(c.Structure):
@@ -93,11 +94,11 @@ class Tagged(c.Structure):
     _fields_ = (("vtype", c.c_int), ("u", _Value))
 
 
-RebalanceCallback = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.POINTER(TopicPartitionList), c.c_void_p)
-ErrorCallback = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p, c.c_void_p)
-LogCallback = c.CFUNCTYPE(None, c.c_void_p, c.c_int, c.c_char_p, c.c_char_p)
-
 _P, _I, _S, _Z, _L = c.c_void_p, c.c_int, c.c_char_p, c.c_size_t, c.POINTER(TopicPartitionList)
+RebalanceCallback = c.CFUNCTYPE(None, _P, _I, _L, _P)
+ErrorCallback = c.CFUNCTYPE(None, _P, _I, _S, _P)
+LogCallback = c.CFUNCTYPE(None, _P, _I, _S, _S)
+
 _library = c.CDLL(confluent_kafka.cimpl.__file__)  # resolves the symbols of its own librdkafka
 
 
@@ -144,6 +145,9 @@ committed = _function("committed", _I, _P, _L, _I)
 seek_partitions = _function("seek_partitions", _P, _P, _L, _I)
 pause_partitions = _function("pause_partitions", _I, _P, _L)
 resume_partitions = _function("resume_partitions", _I, _P, _L)
+get_watermark_offsets = _function(
+    "get_watermark_offsets", _I, _P, _S, c.c_int32, c.POINTER(c.c_int64), c.POINTER(c.c_int64)
+)
 
 topic_new = _function("topic_new", _P, _P, _S, _P)
 topic_destroy = _function("topic_destroy", None, _P)
@@ -176,7 +180,7 @@ mock_push_request_errors_array = _function(
 
 
 def _symbol(name: str, signature: Any) -> Any:
-    """A C function for Numba code; by symbol and not by pointer, so that the code can be cached on disk."""
+    """A C function for Numba code; by symbol, not by pointer: so code can be cached on disk."""
     llvmlite.binding.add_symbol(name, c.cast(getattr(_library, name), c.c_void_p).value)
     return types.ExternalFunction(name, signature)
 
@@ -191,8 +195,7 @@ header_get_all = _symbol(
 MESSAGE = np.dtype(Message)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def pointer(_typing: Any, address: Any) -> Any:
+def _pointer(_typing: Any, _address: Any) -> Any:
     """Numba: an integer address as a void pointer, for `carray`."""
 
     def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -201,17 +204,23 @@ def pointer(_typing: Any, address: Any) -> Any:
     return types.voidptr(types.uintp), build
 
 
+pointer: Any = intrinsic(_pointer)
+
+
 def check() -> str:
     """The version of librdkafka; raises NativeTransportError outside what was tested."""
     found = version()
-    name = version_str().decode()
+    name: str = version_str().decode()
     if not VERSION_TESTED[0] <= found <= VERSION_TESTED[1]:
-        msg = f"librdkafka {name} is outside the tested range 2.16.x; set RISKWIRE_TRANSPORT=objects"
-        raise NativeTransportError(msg)
-    offsets = [MESSAGE.fields[name][1] for name in ("err", "partition", "payload", "offset", "private")]
+        raise NativeTransportError(
+            f"librdkafka {name} is outside the tested range 2.16.x; set RISKWIRE_TRANSPORT=objects"
+        )
+    fields: Mapping[str, Any] = MESSAGE.fields or {}
+    offsets = [fields[name][1] for name in ("err", "partition", "payload", "offset", "private")]
     if MESSAGE.itemsize != MESSAGE_BYTES or offsets != [0, 16, 24, 56, 64]:
-        msg = "rd_kafka_message_t has another layout on this platform; set RISKWIRE_TRANSPORT=objects"
-        raise NativeTransportError(msg)
+        raise NativeTransportError(
+            "rd_kafka_message_t has another layout on this platform; set RISKWIRE_TRANSPORT=objects"
+        )
     return name
 
 
@@ -274,7 +283,10 @@ LogLine = Callable[[int, str, str], None]
 
 
 def log_callback(write: LogLine) -> Any:
-    """librdkafka's log lines to `write(syslog level, facility, text)`; the caller keeps the callback alive."""
+    """Log lines of librdkafka to `write(syslog level, facility, text)`.
+
+    The caller keeps the callback alive.
+    """
 
     def called(_client: int, level: int, facility: bytes, text: bytes) -> None:
         write(level, facility.decode("ascii", "replace"), text.decode("utf-8", "replace"))

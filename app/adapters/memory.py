@@ -1,8 +1,9 @@
 """The ports in memory: what the tests and the test kit run the pipeline on, no mocking library.
 
-They behave as the real adapters do, down to the errors of `app.errors`, and let a test take them away
-and bring them back.
+They behave as the real adapters do, down to the errors of `app.errors`, and let a test take them
+away and bring them back.
 """
+# ruff: noqa: ARG002 -- the ports' arguments, of which memory needs few
 
 import threading
 from collections import deque
@@ -89,7 +90,7 @@ class MemorySource:
         self.listener.revoked(owned, lost=lost)
         self._owned.clear()
 
-    def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:  # noqa: ARG002 - the port's
+    def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
         """See `Source.poll`."""
         if not self._owned and self._partitions:
             self._owned = set(self._partitions)
@@ -103,7 +104,7 @@ class MemorySource:
         """See `Source.assignment`."""
         return set(self._owned)
 
-    def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool) -> None:  # noqa: ARG002 - the port's
+    def commit(self, offsets: Mapping[tuple[str, int], int], *, wait: bool) -> None:
         """See `Source.commit`."""
         self.commits |= {at: offset for at, offset in offsets.items() if at in self._owned}
 
@@ -114,6 +115,10 @@ class MemorySource:
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """See `Source.seek`."""
         self.sought.append(dict(offsets))
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """See `Source.ends`."""
+        return dict.fromkeys(self._owned, 0)
 
     def pause(self, partitions: Sequence[tuple[str, int]]) -> None:
         """See `Source.pause`."""
@@ -139,7 +144,7 @@ class MemorySink:
         self.failing = False
         self.closed = False
 
-    def room(self, records: int) -> bool:  # noqa: ARG002 - the port's
+    def room(self, records: int) -> bool:
         """See `Sink.room`."""
         return True
 
@@ -148,7 +153,7 @@ class MemorySink:
         self.sent.append((ticket, outbound))
         self._unacknowledged.append(ticket)
 
-    def poll(self, wait_ms: int) -> list[int]:  # noqa: ARG002 - the port's
+    def poll(self, wait_ms: int) -> list[int]:
         """See `Sink.poll`."""
         if self.failing:
             raise BrokerUnavailable("the sink in memory refused a record")
@@ -157,6 +162,6 @@ class MemorySink:
         done, self._unacknowledged = self._unacknowledged, []
         return done
 
-    def close(self, timeout_ms: int) -> None:  # noqa: ARG002 - the port's
+    def close(self, timeout_ms: int) -> None:
         """See `Sink.close`."""
         self.closed = True

@@ -19,16 +19,17 @@ from app.adapters.librdkafka import (
 )
 
 _INT32_BYTES = 4
+_carray: Any = nb.carray  # type: ignore[attr-defined]  # Numba's types leave it out
 
 
 @nb.njit(nogil=True, cache=True, inline="always")
 def _message(address: Any) -> Any:
-    return nb.carray(pointer(address), (1,), MESSAGE)[0]
+    return _carray(pointer(address), (1,), MESSAGE)[0]
 
 
 @nb.njit(nogil=True, cache=True, inline="always")
 def _copy(source: Any, length: Any, target: Any, at: Any) -> Any:
-    data = nb.carray(pointer(source), (length,), np.uint8)
+    data = _carray(pointer(source), (length,), np.uint8)
     for j in range(length):
         target[at + j] = data[j]
     return at + length
@@ -36,11 +37,11 @@ def _copy(source: Any, length: Any, target: Any, at: Any) -> Any:
 
 @nb.njit(nogil=True, cache=True)
 def _next_header(headers: Any, i: Any, found: Any) -> Any:
-    """Name, value and size of the i-th header into found[0:3]; the name's length, or -1 after the last."""
+    """Name, value and size of the i-th header into found[0:3]; the name's length, or -1."""
     at = found.ctypes.data
     if header_get_all(headers, np.uintp(i), at, at + 8, at + 16) != 0:
         return -1
-    name = nb.carray(pointer(found[0]), (1 << 30,), np.uint8)
+    name = _carray(pointer(found[0]), (1 << 30,), np.uint8)
     length = 0
     while name[length] != 0:
         length += 1
@@ -109,8 +110,10 @@ def measure(addresses: Any, n: Any, length: Any, headers: Any, good: Any) -> Any
 
 
 @nb.njit(nogil=True, cache=True)
-def drain(addresses: Any, good: Any, k: Any, headers: Any, length: Any, start: Any, data: Any,
-          partition: Any, offset: Any, timestamp: Any, timestamp_type: Any, rkt: Any) -> None:  # fmt: skip
+def drain(addresses: Any, good: Any, k: Any,
+          headers: Any, length: Any, start: Any, data: Any,
+          partition: Any, offset: Any, timestamp: Any, timestamp_type: Any,
+          rkt: Any) -> None:  # fmt: skip
     """Copy k messages into columns. `data` holds all keys, then all values, then all headers."""
     found = np.zeros(3, np.uint64)
     kind = np.zeros(1, np.int32)
@@ -136,9 +139,11 @@ def release(addresses: Any, n: Any) -> None:
 
 
 @nb.njit(nogil=True, cache=True)
-def fill(structs: Any, partition: Any, keys: Any, key_start: Any, key_length: Any,
-         values: Any, value_start: Any, value_length: Any, ticket: Any) -> None:  # fmt: skip
-    """Write one struct for produce_batch for each record; keys and values are buffers' addresses."""
+def fill(structs: Any, partition: Any,
+         keys: Any, key_start: Any, key_length: Any,
+         values: Any, value_start: Any, value_length: Any,
+         ticket: Any) -> None:  # fmt: skip
+    """Write one struct for produce_batch a record; keys and values are buffers' addresses."""
     for i in range(partition.shape[0]):
         m = structs[i]
         m.err = 0
@@ -168,10 +173,11 @@ def count_deliveries(addresses: Any, n: Any, remaining: Any) -> Any:
 def compile_loops() -> None:
     """Compile every loop, or load it from the cache on disk, by running it over nothing."""
     none = np.zeros(0, np.uint64)
-    lengths, starts, data = np.zeros((3, 0), np.int32), np.zeros((3, 0), np.int64), np.zeros(0, np.uint8)
+    lengths, starts = np.zeros((3, 0), np.int32), np.zeros((3, 0), np.int64)
+    data, kinds = np.zeros(0, np.uint8), np.zeros(0, np.int8)
     rows = np.zeros(0, np.int64)
     measure(none, 0, lengths, none, rows)
-    drain(none, rows, 0, none, lengths, starts, data, lengths[0], rows, rows, np.zeros(0, np.int8), none)
+    drain(none, rows, 0, none, lengths, starts, data, lengths[0], rows, rows, kinds, none)
     release(none, 0)
     fill(np.zeros(0, MESSAGE), lengths[0], 0, rows, lengths[0], 0, rows, lengths[0], 1)
     count_deliveries(none, 0, np.zeros(1, np.int64))

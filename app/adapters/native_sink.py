@@ -1,8 +1,8 @@
 """The native producer: whole micro-batches out through librdkafka's batch call (port `Sink`).
 
-A batch's records carry its ticket; delivery reports come as events of many records, and a Numba loop
-takes each off its ticket's count. A record that could not be delivered ends the sink: nothing it
-reported after that may be committed (BrokerUnavailable; the worker rewinds with a new sink).
+A batch's records carry its ticket; delivery reports come as events of many records, and a Numba
+loop takes each off its ticket's count. A record that could not be delivered ends the sink: nothing
+it reported after that may be committed (BrokerUnavailable; the worker rewinds with a new sink).
 """
 
 import ctypes as c
@@ -14,29 +14,23 @@ import numpy as np
 from app.adapters import librdkafka as rk
 from app.adapters import native_loops
 from app.adapters.native_source import log_line
+from app.adapters.transport import BYTES_MAX, queue_limits
 from app.errors import BrokerUnavailable
 from app.records import Columns, Letter, Outbound
 
 _TICKETS = 4096  # more than can be outstanding: each holds at least one record of the send queue
 _EVENT_RECORDS = 100_000
 _PURGE_QUEUE_AND_FLIGHT = 0x3
-BYTES_MAX = 256 << 20  # of dead letters in flight; the rest of a batch is small
-_QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
-
-
-def queue_limits(records_max: int) -> dict[str, str]:
-    """Options of a send queue that is never full while `room` is asked first, so that order holds."""
-    return {
-        "queue.buffering.max.messages": str(2 * records_max),
-        "queue.buffering.max.kbytes": str(_QUEUE_KBYTES),
-    }
 
 
 class NativeSink:
     """A producer on librdkafka's C API, acknowledged batch by batch."""
 
     def __init__(self, options: Mapping[str, str], records_max: int) -> None:
-        """Create the producer; raises NativeTransportError or ConfigError. It connects by itself."""
+        """Create the producer, which connects by itself.
+
+        Raises NativeTransportError or ConfigError.
+        """
         rk.check()
         native_loops.compile_loops()
         conf = rk.configuration({**options, **queue_limits(records_max)})

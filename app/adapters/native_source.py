@@ -1,8 +1,8 @@
 """The native consumer: record batches as columns from librdkafka's batch call (port `Source`).
 
-One thread makes all calls. Rebalance callbacks arrive inside `poll`; the listener's `revoked` finishes
-what is in hand before the partitions are given up. Outside faults leave as BrokerUnavailable; errors
-that librdkafka recovers from by itself are logged.
+One thread makes all calls. Rebalance callbacks arrive inside `poll`; the listener's `revoked`
+finishes what is in hand before the partitions are given up. Outside faults leave as
+BrokerUnavailable; errors that librdkafka recovers from by itself are logged.
 """
 
 import ctypes as c
@@ -60,7 +60,7 @@ class NativeSource:
     def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
         """See `Source.poll`."""
         at = self._addresses.ctypes.data
-        # The call waits its whole time-out unless it is full, so the first record is asked for alone.
+        # The call waits its whole time-out unless it is full: the first record is asked for alone.
         n = rk.consume_batch_queue(self._queue, wait_ms, at, 1)
         if n == 1 and records_max > 1:
             n += max(0, rk.consume_batch_queue(self._queue, linger_ms, at + 8, records_max - 1))
@@ -93,11 +93,13 @@ class NativeSource:
             partition, offset, timestamp, kind, rkt,
         )  # fmt: skip
         data.flags.writeable = False
-        columns = [Ragged(data, start[i, :k], length[i, :k]) for i in range(3)]
+        keys, values, packed = (Ragged(data, start[i, :k], length[i, :k]) for i in range(3))
 
         def batch(address: np.uint64) -> RecordBatch:
             topic = rk.topic_name(int(address)).decode()
-            return RecordBatch(topic, partition, offset, timestamp, kind, *columns, polled_us)
+            return RecordBatch(
+                topic, partition, offset, timestamp, kind, keys, values, packed, polled_us
+            )
 
         if (rkt == rkt[0]).all():
             return [batch(rkt[0])]
@@ -137,7 +139,7 @@ class NativeSource:
             else:
                 self._listener.revoked(at, lost=bool(rk.assignment_lost(client)))
                 self._owned -= set(at)
-        except Exception as failure:  # noqa: BLE001 - see above
+        except Exception as failure:  # noqa: BLE001 -- see above
             self._failure = failure
         try:
             if not cooperative:
@@ -172,12 +174,24 @@ class NativeSource:
         with _list(dict.fromkeys(partitions, rk.OFFSET_INVALID)) as wanted:
             error = rk.committed(self._client, wanted, _REQUEST_MS)
             rk.raise_for(error, "read committed offsets")
-            return {at: offset for at, offset in rk.partition_offsets(wanted).items() if offset >= 0}
+            found = rk.partition_offsets(wanted)
+        return {at: offset for at, offset in found.items() if offset >= 0}
 
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """See `Source.seek`."""
         with _list(offsets) as partitions:
             _object(rk.seek_partitions(self._client, partitions, _REQUEST_MS), "seek")
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """See `Source.ends`."""
+        low, high = c.c_int64(), c.c_int64()
+        found = {}
+        for topic, partition in self._owned:
+            where = (self._client, topic.encode(), partition)
+            rk.get_watermark_offsets(*where, c.byref(low), c.byref(high))
+            if high.value >= 0:
+                found[topic, partition] = high.value
+        return found
 
     def pause(self, partitions: Partitions) -> None:
         """See `Source.pause`."""
@@ -213,5 +227,5 @@ def _object(error: int | None, doing: str) -> None:
 
 def log_line(level: int, facility: str, text: str) -> None:
     """One of librdkafka's own log lines (syslog levels) into ours."""
-    write = log.error if level <= 3 else log.warning if level <= 5 else log.debug  # noqa: PLR2004
+    write = log.error if level <= 3 else log.warning if level <= 5 else log.debug
     write("librdkafka", facility=facility, detail=text)

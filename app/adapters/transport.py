@@ -1,11 +1,12 @@
 """Which transport: `native` on librdkafka's C API, or `objects` on confluent-kafka's own calls.
 
-Both are behind the ports `Source` and `Sink`, with the same options. The native one is the default; where
-it refuses to load, the other one is used and the log says so.
+Both are behind the ports `Source` and `Sink`, with the same options. The native one is the default;
+where it refuses to load, the other one is used and the log says so. Neither is imported before it
+is chosen: the native one fails to import where the library is another.
 """
+# ruff: noqa: PLC0415 -- see above
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -33,6 +34,16 @@ PRODUCER_OPTIONS: Mapping[str, str] = {
     "batch.num.messages": "20000",
     "message.timeout.ms": "0",  # a broker that is away is waited for, not given up on
 }
+BYTES_MAX = 256 << 20  # of dead letters in flight; the rest of a batch is small
+_QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
+
+
+def queue_limits(records_max: int) -> dict[str, str]:
+    """Options of a send queue that is never full while `room` is asked first: order holds."""
+    return {
+        "queue.buffering.max.messages": str(2 * records_max),
+        "queue.buffering.max.kbytes": str(_QUEUE_KBYTES),
+    }
 
 
 def choose_transport(settings: Settings) -> str:
@@ -42,15 +53,13 @@ def choose_transport(settings: Settings) -> str:
             from app.adapters import librdkafka
 
             librdkafka.check()
-        except NativeTransportError as error:
+        except (NativeTransportError, OSError, AttributeError) as error:  # or a symbol is missing
             log.warning("native transport refused; using objects", reason=str(error))
             return "objects"
     return settings.transport
 
 
-def open_source(
-    settings: Settings, transport: str, listener: RebalanceListener
-) -> Source:
+def open_source(settings: Settings, transport: str, listener: RebalanceListener) -> Source:
     """The consumer of a transport, subscribed to the transactions topic."""
     options = {
         **CONSUMER_OPTIONS,
@@ -73,7 +82,7 @@ def open_sink(settings: Settings, transport: str) -> Sink:
     return _twins(transport)[1](options, settings.inflight_records_max)
 
 
-def _twins(transport: str) -> tuple[Any, Any]:
+def _twins(transport: str) -> tuple[Callable[..., Source], Callable[..., Sink]]:
     if transport == "native":
         from app.adapters.native_sink import NativeSink
         from app.adapters.native_source import NativeSource

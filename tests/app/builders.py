@@ -1,12 +1,16 @@
 """Small builders of record batches and transactions for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from app.ledger import Ledger
 from app.records import STRING_FIELDS, Ragged, RecordBatch, Transactions, pack_headers
 
 Rows = Sequence[tuple[int, int, bytes | None, bytes | None]]
+Scalar = TypeVar("Scalar", bound=np.generic)
 T0 = 1_700_000_000_000_000
 
 
@@ -34,7 +38,14 @@ def record_batch(
     )
 
 
-def transactions(rows: Sequence[dict[str, object]]) -> Transactions:
+def begin(ledger: Ledger, batch: RecordBatch) -> tuple[int, RecordBatch]:
+    """Admit a batch that has records of owned partitions: its ticket and those records."""
+    admitted = ledger.admit(batch)
+    assert admitted is not None
+    return admitted
+
+
+def transactions(rows: Sequence[Mapping[str, object]]) -> Transactions:
     """Transactions of field dicts; what is missing takes a plain value."""
     plain = {
         "transaction_id": "t1",
@@ -54,7 +65,7 @@ def transactions(rows: Sequence[dict[str, object]]) -> Transactions:
     data.flags.writeable = False
     base = np.cumsum([0, *(len(t.data) for t in texts)])[:-1]
 
-    def column(name: str, default: int, dtype: type) -> np.ndarray:
+    def column(name: str, default: int, dtype: type[Scalar]) -> NDArray[Scalar]:
         return np.array([r.get(name, default) for r in full], dtype)
 
     return Transactions(

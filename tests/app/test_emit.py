@@ -1,6 +1,8 @@
 """Stage 5: what goes out, byte for byte."""
 
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import fastavro
 import numpy as np
@@ -13,7 +15,7 @@ from app.decide import DECISIONS
 from app.emit import Provenance, Route, Scored, alert_id, emit, transaction_fields
 from app.errors import RejectCode
 from app.latency import PARTS, Instants, total_us, wait_us
-from app.records import Reason, Reject
+from app.records import Outbound, Reason, RecordBatch, Reject, Transactions
 from tests.app.builders import T0, record_batch, transactions
 
 ROUTE = Route("scores", "alerts", "dead-letters")
@@ -21,7 +23,7 @@ SOURCE = Provenance("mlp-1-abc", "contract-1", "CPUExecutionProvider")
 INSTANTS = Instants(T0 + 5000, T0 + 5100, T0 + 5230, T0 + 5400, T0 + 5444)
 
 
-def _scored(columns, decisions, scores):
+def _scored(columns: Transactions, decisions: Sequence[int], scores: Sequence[float]) -> Scored:
     n = len(columns)
     alerted = np.flatnonzero(decisions)
     return Scored(
@@ -37,7 +39,13 @@ def _scored(columns, decisions, scores):
     )
 
 
-def _emit(rows, decisions=None, scores=None, rejects=(), records=None):
+def _emit(
+    rows: Sequence[Mapping[str, object]],
+    decisions: Sequence[int] | None = None,
+    scores: Sequence[float] | None = None,
+    rejects: Sequence[Reject] = (),
+    records: RecordBatch | None = None,
+) -> Outbound:
     columns = transactions(rows)
     n = len(rows)
     decisions = [0] * n if decisions is None else decisions
@@ -46,17 +54,20 @@ def _emit(rows, decisions=None, scores=None, rejects=(), records=None):
     return emit(records or record_batch(keys), scored, rejects, SOURCE, ROUTE)
 
 
-def _read(name, value):
+def _read(name: str, value: bytes | None) -> dict[str, Any]:
     schema = schemas.load(name)
+    assert value is not None
     assert value[:10] == schema.single_object_header
     stream = io.BytesIO(value[10:])
-    record = fastavro.schemaless_reader(stream, schema.parsed)
+    record: Any = fastavro.schemaless_reader(stream, schema.parsed)
     assert stream.read() == b""
-    return record
+    fields: dict[str, Any] = record
+    return fields
 
 
-def _micros(record, name):
-    return round(record["latency"][name].timestamp() * 1e6)
+def _micros(record: dict[str, Any], name: str) -> int:
+    seconds: float = record["latency"][name].timestamp()
+    return round(seconds * 1e6)
 
 
 @given(
@@ -78,7 +89,9 @@ def _micros(record, name):
     st.integers(0, 2),
     st.floats(0, 1, width=32),
 )
-def test_scores_are_byte_equal_to_fastavro(rows, decision, score):
+def test_scores_are_byte_equal_to_fastavro(
+    rows: list[dict[str, Any]], decision: int, score: float
+) -> None:
     """The compiled encoder and fastavro write the same bytes for any values."""
     columns = transactions(rows)
     out = _emit(rows, [decision] * len(rows), [score] * len(rows)).columns[0]
@@ -113,7 +126,7 @@ def test_scores_are_byte_equal_to_fastavro(rows, decision, score):
         assert columns.strings("customer_id")[i] == out.keys[i]
 
 
-def test_the_parts_of_the_latency_record_add_up():
+def test_the_parts_of_the_latency_record_add_up() -> None:
     """Event time to emitted is exactly the sum of the parts, negative parts included."""
     early = T0 + 9000  # the event's clock is ahead of ours
     rows = [{"event_time_us": T0}, {"event_time_us": early}]
@@ -125,7 +138,7 @@ def test_the_parts_of_the_latency_record_add_up():
     assert total[1] < 0
 
 
-def test_an_alert_is_sent_for_review_and_decline_only():
+def test_an_alert_is_sent_for_review_and_decline_only() -> None:
     """APPROVE gives a score; REVIEW and DECLINE give an alert too, with everything in it."""
     rows = [{"transaction_id": f"t{i}", "partition": 3, "offset": 40 + i} for i in range(3)]
     out = _emit(rows, [0, 1, 2], [0.1, 0.5, 0.95])
@@ -149,7 +162,7 @@ def test_an_alert_is_sent_for_review_and_decline_only():
     assert alerts.partition.tolist() == [3, 3]
 
 
-def test_a_record_scored_twice_gives_the_same_bytes_apart_from_its_times():
+def test_a_record_scored_twice_gives_the_same_bytes_apart_from_its_times() -> None:
     """Everything but the latency record repeats, the alert's id included."""
     rows = [{"transaction_id": "t9"}]
     one, two = (_emit(rows, [2], [0.99]) for _ in range(2))
@@ -157,7 +170,7 @@ def test_a_record_scored_twice_gives_the_same_bytes_apart_from_its_times():
         assert a.values[0] == b.values[0]
 
 
-def test_a_dead_letter_carries_the_record_as_received():
+def test_a_dead_letter_carries_the_record_as_received() -> None:
     """Key, value and headers as they came, the cause in headers, no payload text in it."""
     value = b"\x00secret-payload"
     records = record_batch(
@@ -175,11 +188,13 @@ def test_a_dead_letter_carries_the_record_as_received():
     assert causes["riskwire.error.source.partition"] == b"5"
     assert causes["riskwire.error.source.offset"] == b"77"
     assert causes["riskwire.envelope"] == b"plain"
-    assert int(causes["riskwire.error.first_seen"]) == records.polled_us
+    first_seen = causes["riskwire.error.first_seen"]
+    assert first_seen is not None
+    assert int(first_seen) == records.polled_us
     assert not any(b"secret" in (v or b"") for _, v in letter.headers)
 
 
-def test_a_dead_letter_rejected_again_keeps_its_first_time():
+def test_a_dead_letter_rejected_again_keeps_its_first_time() -> None:
     """Our own headers are replaced, not repeated; the first rejection's time stays."""
     headers = [("riskwire.error.first_seen", b"12"), ("riskwire.error.code", b"BAD_KEY")]
     records = record_batch([(0, 1, None, b"")], headers=[headers])
@@ -191,15 +206,16 @@ def test_a_dead_letter_rejected_again_keeps_its_first_time():
 
 
 @pytest.mark.parametrize("code", list(RejectCode))
-def test_every_cause_has_a_message(code):
+def test_every_cause_has_a_message(code: RejectCode) -> None:
     """The closed list of causes is explained, code by code."""
     records = record_batch([(0, 0, None, b"x")])
     out = _emit([], rejects=[Reject(0, code, "decode")], records=records)
     message = dict(out.letters[0].headers)["riskwire.error.message"]
+    assert message is not None
     assert len(message) > 20
 
 
-def test_transaction_fields_follow_the_schema():
+def test_transaction_fields_follow_the_schema() -> None:
     """The fields of an alert's transaction are those of Transaction, nulls kept."""
     columns = transactions([{"device_id": "d1", "channel": 4}])
     fields = transaction_fields(columns, 0)
@@ -208,7 +224,7 @@ def test_transaction_fields_follow_the_schema():
     assert (fields["device_id"], fields["country"], fields["channel"]) == ("d1", None, "ECOMMERCE")
 
 
-def test_latency_times_are_microseconds():
+def test_latency_times_are_microseconds() -> None:
     """An instant survives the round trip through Avro to the microsecond."""
     out = _emit([{}])
     score = _read("risk_score", out.columns[0].values[0])

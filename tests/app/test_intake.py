@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -10,7 +11,10 @@ from app.batching import BatchPolicy
 from app.errors import BrokerUnavailable
 from app.intake import Intake, IntakeLimits
 from app.ledger import Ledger
-from tests.app.builders import record_batch
+from app.metrics import Metrics
+from app.ports import RebalanceListener, Source
+from app.records import RecordBatch
+from tests.app.builders import begin, record_batch
 
 AT = ("transactions", 0)
 LIMITS = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=0.5)
@@ -19,28 +23,37 @@ LIMITS = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s
 class Bench:
     """An intake over one memory source."""
 
-    def __init__(self):
-        self.source = None
-        self.intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), LIMITS)
+    def __init__(self) -> None:
+        self._opened: MemorySource | None = None
+        self.intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), LIMITS, Metrics())
 
-    def _open(self, listener):
-        self.source = MemorySource(listener, [AT])
-        return self.source
+    @property
+    def source(self) -> MemorySource:
+        """The consumer, once the intake has opened it."""
+        assert self._opened is not None
+        return self._opened
 
-    async def start(self):
+    def _open(self, listener: RebalanceListener) -> Source:
+        self._opened = MemorySource(listener, [AT])
+        return self._opened
+
+    async def start(self) -> None:
+        """Start the intake and wait for its partition."""
         self.intake.start()
-        await until(lambda: self.source is not None and self.source.assignment())
+        await until(lambda: self._opened is not None and self._opened.assignment())
 
-    def add(self, first, count=1):
+    def add(self, first: int, count: int = 1) -> None:
+        """Let a batch come whose offsets begin with `first`."""
         self.source.add(record_batch([(0, first + i, b"k", b"v") for i in range(count)]))
 
-    async def take(self):
+    async def take(self) -> RecordBatch:
+        """The next batch, as the agent takes it."""
         batch = await asyncio.wait_for(self.intake.get(), 5)
         self.intake.taken()
         return batch
 
 
-async def until(condition, timeout_s=5):
+async def until(condition: Callable[[], object], timeout_s: float = 5) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -49,7 +62,7 @@ async def until(condition, timeout_s=5):
 
 
 @pytest.fixture
-async def bench():
+async def bench() -> AsyncIterator[Bench]:
     """A started intake that is stopped at the end."""
     bench = Bench()
     await bench.start()
@@ -58,20 +71,20 @@ async def bench():
     assert bench.source.closed
 
 
-async def test_batches_come_in_order_and_commit_when_done(bench):
+async def test_batches_come_in_order_and_commit_when_done(bench: Bench) -> None:
     """Offsets are committed after, and only after, the ledger hears that a batch is done."""
     bench.add(0, 3)
     bench.add(3, 2)
     one, two = await bench.take(), await bench.take()
     assert [*one.offset, *two.offset] == [0, 1, 2, 3, 4]
-    ticket, _ = bench.intake.ledger.admit(one)
+    ticket, _ = begin(bench.intake.ledger, one)
     await asyncio.sleep(0.05)
     assert bench.source.commits == {}
     bench.intake.ledger.done([ticket])
     await until(lambda: bench.source.commits == {AT: 3})
 
 
-async def test_a_full_queue_pauses_and_polls_on(bench):
+async def test_a_full_queue_pauses_and_polls_on(bench: Bench) -> None:
     """With nobody taking, partitions are paused; they resume when there is room, nothing lost."""
     for i in range(6):
         bench.add(i)
@@ -80,10 +93,10 @@ async def test_a_full_queue_pauses_and_polls_on(bench):
     await until(lambda: not bench.source.paused)
 
 
-async def test_a_revoke_waits_for_work_in_hand_and_commits_it(bench):
+async def test_a_revoke_waits_for_work_in_hand_and_commits_it(bench: Bench) -> None:
     """A clean revoke ends with the offset of the batch that was in hand."""
     bench.add(0, 4)
-    ticket, _ = bench.intake.ledger.admit(await bench.take())
+    ticket, _ = begin(bench.intake.ledger, await bench.take())
     revoked = asyncio.create_task(asyncio.to_thread(bench.source.revoke))
     await asyncio.sleep(0.05)
     assert not revoked.done()
@@ -92,22 +105,22 @@ async def test_a_revoke_waits_for_work_in_hand_and_commits_it(bench):
     assert bench.source.commits == {AT: 4}
 
 
-async def test_a_lost_partition_commits_nothing(bench):
+async def test_a_lost_partition_commits_nothing(bench: Bench) -> None:
     """What another may own already is let go at once."""
     bench.add(0, 4)
-    ticket, _ = bench.intake.ledger.admit(await bench.take())
+    ticket, _ = begin(bench.intake.ledger, await bench.take())
     await asyncio.to_thread(bench.source.revoke, lost=True)
     bench.intake.ledger.done([ticket])
     await asyncio.sleep(0.05)
     assert bench.source.commits == {}
 
 
-async def test_a_rewind_seeks_to_the_committed_offset(bench):
+async def test_a_rewind_seeks_to_the_committed_offset(bench: Bench) -> None:
     """After a failed delivery reading goes on from what was committed; older batches are stale."""
     bench.add(0, 2)
     bench.add(2, 2)
     one, two = await bench.take(), await bench.take()
-    ticket, _ = bench.intake.ledger.admit(one)
+    ticket, _ = begin(bench.intake.ledger, one)
     bench.intake.ledger.done([ticket])
     await until(lambda: bench.source.commits == {AT: 2})
     bench.intake.ledger.admit(two)
@@ -116,7 +129,7 @@ async def test_a_rewind_seeks_to_the_committed_offset(bench):
     assert bench.intake.ledger.admit(two) is None
 
 
-async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench):
+async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench: Bench) -> None:
     """A partition that never committed goes back to the first offset that was seen."""
     bench.add(7, 2)
     bench.intake.ledger.admit(await bench.take())
@@ -124,12 +137,12 @@ async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench):
     await until(lambda: bench.source.sought == [{AT: 7}])
 
 
-async def test_stop_drains_within_its_time():
+async def test_stop_drains_within_its_time() -> None:
     """Stop waits for the batch in hand, commits it, and closes the consumer."""
     bench = Bench()
     await bench.start()
     bench.add(0, 5)
-    ticket, _ = bench.intake.ledger.admit(await bench.take())
+    ticket, _ = begin(bench.intake.ledger, await bench.take())
     stopping = asyncio.create_task(bench.intake.stop())
     await asyncio.sleep(0.05)
     bench.intake.ledger.done([ticket])
@@ -138,13 +151,13 @@ async def test_stop_drains_within_its_time():
     assert bench.source.closed
 
 
-async def test_a_consumer_that_fails_reaches_get():
+async def test_a_consumer_that_fails_reaches_get() -> None:
     """An exception on the consumer's thread is raised where batches are awaited."""
 
-    def broken(_listener):
+    def broken(_listener: RebalanceListener) -> Source:
         raise BrokerUnavailable("no route")
 
-    intake = Intake(broken, Ledger(), BatchPolicy(1, 0), LIMITS)
+    intake = Intake(broken, Ledger(), BatchPolicy(1, 0), LIMITS, Metrics())
     intake.start()
     with pytest.raises(BrokerUnavailable, match="no route"):
         await asyncio.wait_for(intake.get(), 5)

@@ -3,7 +3,9 @@
 import threading
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,20 @@ from app.adapters.confluent import ObjectSink, ObjectSource
 from app.adapters.mock_cluster import MockCluster
 from app.adapters.native_sink import NativeSink
 from app.adapters.native_source import NativeSource
-from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
-from app.records import Columns, Header, Letter, Outbound, Ragged, unpack_headers
 from app.adapters.transport import CONSUMER_OPTIONS, PRODUCER_OPTIONS
+from app.demo.cluster import Kafka
+from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
+from app.ports import Sink, Source
+from app.records import Columns, Header, Letter, Outbound, Ragged, RecordBatch, unpack_headers
+from tests.integration.conftest import MakeTopic
+
+MakeSource = Callable[..., Source]
+MakeSink = Callable[..., Sink]
+Headers = Sequence[tuple[str, bytes | None]]
+Sent = tuple[int, bytes | None, bytes | None, Headers | None]
+"""Partition, key, value and headers."""
+Row = tuple[str, int, int, int, int, bytes | None, bytes | None, list[Header]]
+"""Topic, partition, offset, time and its type, key, value and headers."""
 
 SOURCES, SINKS = (NativeSource, ObjectSource), (NativeSink, ObjectSink)
 both_sources = pytest.mark.parametrize("make", SOURCES, ids=["native", "objects"])
@@ -27,17 +40,19 @@ both_sinks = pytest.mark.parametrize("make", SINKS, ids=["native", "objects"])
 class Listener:
     """Notes what a source tells it."""
 
-    def __init__(self):
-        self.events = []
+    def __init__(self) -> None:
+        self.events: list[tuple[str, list[int]]] = []
 
-    def assigned(self, partitions):
+    def assigned(self, partitions: Sequence[tuple[str, int]]) -> None:
+        """See `RebalanceListener.assigned`."""
         self.events.append(("assigned", sorted(p for _, p in partitions)))
 
-    def revoked(self, partitions, *, lost):
+    def revoked(self, partitions: Sequence[tuple[str, int]], *, lost: bool) -> None:
+        """See `RebalanceListener.revoked`."""
         self.events.append(("lost" if lost else "revoked", sorted(p for _, p in partitions)))
 
 
-def _options(kafka, group, **more):
+def _options(kafka: Kafka, group: str, **more: str) -> dict[str, str]:
     return {
         **CONSUMER_OPTIONS,
         "bootstrap.servers": kafka.bootstrap,
@@ -47,40 +62,45 @@ def _options(kafka, group, **more):
 
 
 @pytest.fixture
-def group():
+def group() -> str:
     """A consumer group that nobody else uses."""
     return f"group-{uuid.uuid4().hex[:12]}"
 
 
-def _fill(kafka, topic, records):
+def _fill(kafka: Kafka, topic: str, records: Sequence[Sent]) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "message.max.bytes": "4194304"})
     for partition, key, value, headers in records:
-        producer.produce(topic, value, key, partition, headers=headers)
+        given: list[tuple[str, str | bytes | None]] | None = [*headers] if headers else None
+        producer.produce(topic, value, key, partition, headers=given)
     assert producer.flush(20) == 0
 
 
-def _read(source, count, timeout_s=30):
-    rows, end = [], time.monotonic() + timeout_s
+def _read(source: Source, count: int, timeout_s: float = 30) -> list[Row]:
+    rows: list[Row] = []
+    end = time.monotonic() + timeout_s
     while len(rows) < count:
         assert time.monotonic() < end, f"{len(rows)} of {count} records came"
         for batch in source.poll(500, 200, 5):
-            for i in range(len(batch)):
-                rows.append(
-                    (
-                        batch.topic,
-                        int(batch.partition[i]),
-                        int(batch.offset[i]),
-                        int(batch.timestamp_ms[i]),
-                        int(batch.timestamp_type[i]),
-                        batch.keys[i],
-                        batch.values[i],
-                        unpack_headers(batch.headers[i]),
-                    )
-                )
+            rows += [_row(batch, i) for i in range(len(batch))]
     return rows
 
 
-RECORDS = [
+def _row(batch: RecordBatch, i: int) -> Row:
+    headers = batch.headers[i]
+    assert headers is not None
+    return (
+        batch.topic,
+        int(batch.partition[i]),
+        int(batch.offset[i]),
+        int(batch.timestamp_ms[i]),
+        int(batch.timestamp_type[i]),
+        batch.keys[i],
+        batch.values[i],
+        unpack_headers(headers),
+    )
+
+
+RECORDS: list[Sent] = [
     (0, b"key", b"value", None),
     (1, None, b"no key", None),
     (1, b"", b"empty key", [("a", b"1"), ("a", None), ("b", b"")]),
@@ -92,7 +112,9 @@ RECORDS = [
 
 
 @both_sources
-def test_records_arrive_as_they_were_sent(make, kafka, topic, group):
+def test_records_arrive_as_they_were_sent(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """Null and empty keys and values, headers, offsets, timestamps: all as the broker has them."""
     name = topic("records", partitions=4, message_timestamp_type="LogAppendTime")
     _fill(kafka, name, RECORDS)
@@ -110,11 +132,11 @@ def test_records_arrive_as_they_were_sent(make, kafka, topic, group):
     assert all(abs(r[3] / 1000 - time.time()) < 120 for r in rows)
 
 
-def test_both_sources_give_the_same_rows(kafka, topic, group):
+def test_both_sources_give_the_same_rows(kafka: Kafka, topic: MakeTopic, group: str) -> None:
     """The fast twin and the readable twin deliver equal columns."""
     name = topic("twins", partitions=4)
     _fill(kafka, name, RECORDS)
-    rows = []
+    rows: list[list[Row]] = []
     for make in SOURCES:
         source = make(_options(kafka, group + make.__name__), [name], Listener(), 2048)
         rows.append(sorted(_read(source, len(RECORDS))))
@@ -123,7 +145,9 @@ def test_both_sources_give_the_same_rows(kafka, topic, group):
 
 
 @both_sources
-def test_several_topics_come_as_batches_of_one_topic_each(make, kafka, topic, group):
+def test_several_topics_come_as_batches_of_one_topic_each(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """A poll over two topics gives one batch a topic, each in its order."""
     names = [topic("two", partitions=1) for _ in range(2)]
     for name in names:
@@ -136,8 +160,10 @@ def test_several_topics_come_as_batches_of_one_topic_each(make, kafka, topic, gr
 
 
 @both_sources
-def test_commit_seek_pause_and_resume(make, kafka, topic, group):
-    """Committed offsets are where a successor starts; seek goes back; a paused partition is silent."""
+def test_commit_seek_pause_and_resume(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
+    """A successor starts at the committed offset; seek goes back; what is paused is silent."""
     name = topic("seek", partitions=1)
     at = (name, 0)
     _fill(kafka, name, [(0, None, b"%d" % i, None) for i in range(20)])
@@ -163,7 +189,9 @@ def test_commit_seek_pause_and_resume(make, kafka, topic, group):
 
 
 @both_sources
-def test_a_cooperative_rebalance_moves_only_some_partitions(make, kafka, topic, group):
+def test_a_cooperative_rebalance_moves_only_some_partitions(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """A second member takes a share; the first keeps the rest and gets all back when it leaves."""
     name = topic("rebalance", partitions=4)
     one_told, two_told = Listener(), Listener()
@@ -179,7 +207,9 @@ def test_a_cooperative_rebalance_moves_only_some_partitions(make, kafka, topic, 
     one.close()
 
 
-def _poll_until(sources, condition, timeout_s=40):
+def _poll_until(
+    sources: Sequence[Source], condition: Callable[[], bool], timeout_s: float = 40
+) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "the group did not settle"
@@ -188,11 +218,13 @@ def _poll_until(sources, condition, timeout_s=40):
 
 
 @both_sources
-def test_an_error_on_the_listener_reaches_the_poll(make, kafka, topic, group):
+def test_an_error_on_the_listener_reaches_the_poll(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """An exception inside the rebalance callback is raised by poll, not swallowed in C."""
 
     class Broken(Listener):
-        def assigned(self, partitions):
+        def assigned(self, partitions: Sequence[tuple[str, int]]) -> None:  # noqa: ARG002 -- theirs
             raise ZeroDivisionError
 
     name = topic("broken", partitions=1)
@@ -203,18 +235,22 @@ def test_an_error_on_the_listener_reaches_the_poll(make, kafka, topic, group):
 
 
 @both_sources
-def test_error_messages_among_records_lose_no_record(make, kafka, topic, group):
+def test_error_messages_among_records_lose_no_record(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """End-of-partition messages come as errors among the records; every record is delivered."""
     name = topic("eof", partitions=3)
     _fill(kafka, name, [(i % 3, None, b"%d" % i, None) for i in range(90)])
     source = make(_options(kafka, group, enable_partition_eof="true"), [name], Listener(), 500)
-    assert sorted(int(r[6]) for r in _read(source, 90)) == list(range(90))
+    assert sorted(int(r[6] or b"") for r in _read(source, 90)) == list(range(90))
     assert source.poll(500, 200, 0) == []
     source.close()
 
 
 @both_sources
-def test_an_error_message_is_logged_and_reading_goes_on(make, kafka, topic, group):
+def test_an_error_message_is_logged_and_reading_goes_on(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """A topic that is not there is said in the log; the other topic is read."""
     name = topic("there", partitions=1)
     with structlog.testing.capture_logs() as logs:
@@ -225,20 +261,21 @@ def test_an_error_message_is_logged_and_reading_goes_on(make, kafka, topic, grou
         source.close()
 
 
-def _collect(sink, tickets, timeout_s=20):
-    done, end = [], time.monotonic() + timeout_s
+def _collect(sink: Sink, tickets: int, timeout_s: float = 20) -> list[int]:
+    done: list[int] = []
+    end = time.monotonic() + timeout_s
     while len(done) < tickets:
         assert time.monotonic() < end, f"{done} of {tickets} tickets came back"
         done += sink.poll(50)
     return done
 
 
-def _sink(make, kafka, **more):
+def _sink(make: MakeSink, kafka: Kafka, **more: str) -> Sink:
     options = {**PRODUCER_OPTIONS, "bootstrap.servers": kafka.bootstrap, **more}
     return make({**options, "message.max.bytes": "4194304"}, 100_000)
 
 
-def _outbound(name, n=300, letters=()):
+def _outbound(name: str, n: int = 300, letters: Sequence[Letter] = ()) -> Outbound:
     keys = Ragged.of([(b"k%d" % i, None, b"")[i % 3] for i in range(n)])
     values = Ragged.of([(b"v%d" % i, None, b"")[(i // 3) % 3] for i in range(n)])
     columns = Columns(name, (np.arange(n) % 2).astype(np.int32), keys, values)
@@ -246,7 +283,9 @@ def _outbound(name, n=300, letters=()):
 
 
 @both_sinks
-def test_a_batch_is_sent_whole_and_its_ticket_comes_back(make, kafka, topic, group):
+def test_a_batch_is_sent_whole_and_its_ticket_comes_back(
+    make: MakeSink, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """Columns and letters arrive in order, bytes and headers as given; one ticket a batch."""
     name = topic("sink", partitions=2)
     headers = (Header("a", b"1"), Header("a", None), Header("\u00fc", b"\x00\xff"))
@@ -274,12 +313,12 @@ class _Mock(MockCluster):
     close = MockCluster.stop
 
 
-def _mock(topic):
+def _mock(topic: str) -> _Mock:
     return _Mock({topic: 2})
 
 
 @both_sinks
-def test_a_refused_record_is_never_acknowledged(make):
+def test_a_refused_record_is_never_acknowledged(make: MakeSink) -> None:
     """One failed produce request: its ticket does not come back, BrokerUnavailable does."""
     with closing(_mock("refused")) as mock:
         sink = _sink(make, mock)
@@ -291,7 +330,7 @@ def test_a_refused_record_is_never_acknowledged(make):
 
 
 @both_sinks
-def test_a_broker_that_is_away_is_waited_for(make):
+def test_a_broker_that_is_away_is_waited_for(make: MakeSink) -> None:
     """While the broker is down nothing is acknowledged and nothing fails; then all is delivered."""
     with closing(_mock("away")) as mock:
         sink = _sink(make, mock)
@@ -308,7 +347,7 @@ def test_a_broker_that_is_away_is_waited_for(make):
 
 
 @both_sinks
-def test_room_bounds_what_is_in_flight(make):
+def test_room_bounds_what_is_in_flight(make: MakeSink) -> None:
     """With the broker away the sink takes no more than its bound."""
     with closing(_mock("full")) as mock:
         options = {**PRODUCER_OPTIONS, "bootstrap.servers": mock.bootstrap}
@@ -321,32 +360,35 @@ def test_room_bounds_what_is_in_flight(make):
 
 
 @pytest.mark.parametrize("make", [*SOURCES, *SINKS], ids=lambda m: m.__name__)
-def test_a_wrong_option_is_named(make):
+def test_a_wrong_option_is_named(make: MakeSource | MakeSink) -> None:
     """A misspelt librdkafka option is the operator's error and says which."""
-    arguments = ([["t"], Listener(), 10] if make in SOURCES else [1000])
-    with pytest.raises(ConfigError, match="sasl.nonsense"):
-        make({"bootstrap.servers": "127.0.0.1:1", "sasl.nonsense": "x", "group.id": "g"}, *arguments)
+    options = {"bootstrap.servers": "127.0.0.1:1", "sasl.nonsense": "x", "group.id": "g"}
+    arguments: list[Any] = [["t"], Listener(), 10] if make in SOURCES else [1000]
+    with pytest.raises(ConfigError, match=r"sasl\.nonsense"):
+        make(options, *arguments)
 
 
-def test_a_version_outside_the_tested_range_is_refused(monkeypatch):
+def test_a_version_outside_the_tested_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another librdkafka is refused before a pointer is used, and the message says what to do."""
     monkeypatch.setattr(librdkafka, "VERSION_TESTED", (0x7F000000, 0x7FFFFFFF))
     with pytest.raises(NativeTransportError, match="RISKWIRE_TRANSPORT=objects"):
         librdkafka.check()
 
 
-def test_another_struct_layout_is_refused(monkeypatch):
+def test_another_struct_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """So is a struct of another size."""
     monkeypatch.setattr(librdkafka, "MESSAGE_BYTES", 80)
     with pytest.raises(NativeTransportError, match="layout"):
         librdkafka.check()
 
 
-def test_one_thread_may_poll_while_another_sends(kafka, topic, group):
+def test_one_thread_may_poll_while_another_sends(
+    kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
     """Source and sink of one process work side by side on their own threads."""
     name = topic("threads", partitions=2)
     source = NativeSource(_options(kafka, group), [name], Listener(), 500)
-    rows = []
+    rows: list[Row] = []
     reader = threading.Thread(target=lambda: rows.extend(_read(source, 3000)))
     reader.start()
     sink = _sink(NativeSink, kafka)

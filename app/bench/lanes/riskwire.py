@@ -17,7 +17,7 @@ from app.worker import build
 
 
 class MeteredLedger(Ledger):
-    """A ledger that counts what becomes committable; its topic begins at offset 0 and has no gaps."""
+    """Counts what becomes committable; its topic begins at offset 0 and has no gaps."""
 
     def __init__(self, meter: Meter) -> None:
         """Count into `meter`."""

@@ -1,0 +1,486 @@
+"""Writer schemas compiled against the reader's: the plans that the decoder's loop interprets.
+
+In: the JSON text of writer schemas, by registry id or by fingerprint. Out: `Program`, flat integers
+for the loop, and for each writer what the twin needs. `SchemaError` refuses a schema that no record
+can be read by safely: recursive, unbounded, too large, or not resolvable to the reader's by Avro's
+rules. `PlanGap` is inner: a legal schema beyond the loop, whose records go to the twin.
+
+A plan is a graph of instructions of four words: op, a, b, next. Each instruction either reads at
+least one byte or writes a default, and the only way back is from one array item to the next: so the
+time for a value is bounded by its length.
+"""
+
+import enum
+import json
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import schemas
+from app.errors import SchemaError
+from app.records import STRING_FIELDS, Int64s
+
+ENUM_FIELD = "channel"
+LONG_SLOTS = {"event_time": 0, "amount_minor": 1}
+CHANNEL_SLOT = 2
+STRING_SLOTS = {name: 3 + 2 * k for k, name in enumerate(STRING_FIELDS)}
+SKIP_SLOT = 17
+LOOP_SLOT = 19
+LOOPS_MAX = 4
+SLOTS = LOOP_SLOT + 2 * LOOPS_MAX
+"""The loop reads each row into these numbers: long fields, channel, start and length of strings,
+what is skipped, and for each nested array or map the items left of a block and its end."""
+
+TEXT_BYTES_MAX = 262_144
+FIELDS_MAX = 64
+DEPTH_MAX = 8
+NODES_MAX = 1024
+FIXED_BYTES_MAX = 1 << 31
+UNKNOWN_IDS_MAX = 65_536
+"""Not below the largest micro-batch: all unknown ids of one batch must be remembered together."""
+
+CONFLUENT, SINGLE_OBJECT = range(2)
+"""The two framings: keys of `Writers` are registry ids or fingerprints."""
+
+SLOW, UNKNOWN = -2, -1
+"""Instead of a plan's place in `Program.code`: decode with the twin; reject."""
+
+
+class Op(enum.IntEnum):
+    """Instructions; a place counts words from the plan's begin, a slot is one of a row's."""
+
+    LONG = 0  # 64-bit integer into slot a; the first ones all begin by reading a number
+    INT = 1  # 32-bit integer into slot a
+    STRING = 2  # UTF-8, its start and length into slots a and a + 1
+    BYTES = 3  # skip bytes
+    UNION = 4  # go on where the table at place a says for the branch read, of b
+    ENUM = 5  # enum of b symbols into CHANNEL_SLOT, by the table at place a; -1: no such symbol
+    INDEX = 6  # skip an enum of b symbols
+    BLOCK = 7  # a block of the loop in slots a and a + 1: items begin at place b; empty: loop ends
+    NEXT = 8  # an item of that loop was read: the next one is at place b, the next block at next
+    NULL = 9  # null into slots a and a + 1
+    CHANNEL = 10  # a into CHANNEL_SLOT
+    FIXED = 11  # skip as many bytes as a says
+    BOOLEAN = 12  # skip a boolean
+    REJECT = 13  # the writer took a branch that the reader's type cannot hold
+    END = 14  # the value ends here
+
+
+class _MismatchError(SchemaError):
+    """The types do not resolve; in a union only the records that take the branch suffer."""
+
+
+class PlanGap(Exception):  # noqa: N818 -- no error: the signal that the twin must take over
+    """The schema is legal but the loop does not cover it."""
+
+
+def _kind(schema: Any) -> str:
+    if isinstance(schema, list):
+        return "union"
+    return str(schema["type"]) if isinstance(schema, dict) else str(schema)
+
+
+def _unqualified(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+@dataclass(slots=True)
+class _Lint:
+    """Walks a schema as if every named type were written out; collects the named types."""
+
+    names: dict[str, Any] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)
+    nodes: int = 0
+
+    def zero_bytes(self, schema: Any, depth: int) -> bool:
+        """Refuse what is unsafe; whether a value of the type may take no byte at all."""
+        self.nodes += 1
+        if self.nodes > NODES_MAX:
+            raise SchemaError(f"the schema has more than {NODES_MAX} types when written out")
+        if isinstance(schema, str) and schema in self.names:
+            schema = self.names[schema]
+        kind = _kind(schema)
+        if kind in ("union", "array", "map", "record"):
+            if depth == DEPTH_MAX:
+                raise SchemaError(f"types are nested deeper than {DEPTH_MAX}")
+            return bool(getattr(self, f"_{kind}")(schema, depth + 1))
+        if kind == "enum":
+            self.names[schema["name"]] = schema
+        elif kind == "fixed":
+            return self._fixed(schema)
+        elif kind not in ("null", "boolean", "int", "long", "float", "double", "bytes", "string"):
+            raise SchemaError(f"type {kind!r} is not known, or not yet complete where it is used")
+        return kind == "null"
+
+    def _fixed(self, schema: Any) -> bool:
+        self.names[schema["name"]] = schema
+        size = schema["size"]
+        if type(size) is not int or not 0 <= size < FIXED_BYTES_MAX:
+            raise SchemaError(f"fixed {schema['name']} has no usable size: {size!r}")
+        return size == 0
+
+    def _union(self, schema: Any, depth: int) -> bool:
+        if not schema or any(isinstance(branch, list) for branch in schema):
+            raise SchemaError("a union is empty or lies directly in a union")
+        for branch in schema:
+            self.zero_bytes(branch, depth)
+        return False
+
+    def _array(self, schema: Any, depth: int) -> bool:
+        if self.zero_bytes(schema["items"], depth):
+            raise SchemaError("array items may take zero bytes: a count alone could exhaust memory")
+        return False
+
+    def _map(self, schema: Any, depth: int) -> bool:
+        if self.zero_bytes(schema["values"], depth):
+            raise SchemaError("map values may take zero bytes")
+        return False
+
+    def _record(self, schema: Any, depth: int) -> bool:
+        name, fields = schema["name"], schema["fields"]
+        if name in self.inside:
+            raise SchemaError(f"record {name} is recursive")
+        if len(fields) > FIELDS_MAX:
+            raise SchemaError(f"record {name} has more than {FIELDS_MAX} fields")
+        if len({each["name"] for each in fields}) < len(fields):
+            raise SchemaError(f"record {name} has two fields of one name")
+        self.names[name] = schema
+        self.inside.append(name)
+        empty = [self.zero_bytes(each["type"], depth) for each in fields]
+        self.inside.pop()
+        return all(empty)
+
+
+_SCALED = ("decimal", "date", "time-", "timestamp-", "local-timestamp-", "duration")
+
+
+def _check_logical(writer: Any, reader: Any) -> None:
+    """Avro ignores logical types here; milliseconds read as microseconds would pass unseen."""
+    theirs = writer.get("logicalType", "") if isinstance(writer, dict) else ""
+    ours = reader.get("logicalType", "") if isinstance(reader, dict) else ""
+    if theirs != ours and str(theirs).startswith(_SCALED):
+        raise SchemaError(f"the writer's {theirs} is not the reader's {ours or _kind(reader)}")
+
+
+END_AT, REJECT_AT = 1, 5
+_NUMBERS_BYTES = {"float": 4, "double": 8}
+
+
+@dataclass(slots=True)
+class _Assembly:
+    """Builds a plan from its end: each step takes the next instruction and returns its own.
+
+    `names` are the writer's named types; the schema has passed `_Lint`. `words` begins with the
+    place of the first instruction; tables lie wherever they came to lie.
+    """
+
+    names: dict[str, Any]
+    words: list[int] = field(default_factory=lambda: [0, Op.END, 0, 0, 0, Op.REJECT, 0, 0, 0])
+
+    def add(self, op: Op, then: int, a: int = 0, b: int = 0) -> int:
+        """Append an instruction; its place."""
+        self.words += [op, a, b, then]
+        return len(self.words) - 4
+
+    def skip(self, schema: Any, then: int, loop: int = 0) -> int:
+        """Read a value strictly and keep nothing."""
+        schema = self._named(schema)
+        match kind := _kind(schema):
+            case "null":
+                pass
+            case "record":
+                for each in reversed(schema["fields"]):
+                    then = self.skip(each["type"], then, loop)
+            case "union":
+                then = self._jump([self.skip(branch, then, loop) for branch in schema], then)
+            case "array" | "map":
+                then = self._loop(schema, then, loop)
+            case "enum":
+                then = self.add(Op.INDEX, then, 0, len(schema["symbols"]))
+            case "fixed":
+                then = self.add(Op.FIXED, then, schema["size"]) if schema["size"] else then
+            case "float" | "double":
+                then = self.add(Op.FIXED, then, _NUMBERS_BYTES[kind])
+            case _:
+                then = self.add(Op[kind.upper()], then, SKIP_SLOT)
+        return then
+
+    def resolve(self, writer: Any, reader: Any, then: int, where: str) -> int:
+        """Read a value of the writer's type into the column that `where` names."""
+        writer = self._named(writer)
+        if isinstance(writer, list):
+            return self._resolve_union(writer, reader, then, where)
+        if isinstance(reader, list):
+            return self._resolve_nullable(writer, reader, then, where)
+        _check_logical(writer, reader)
+        match _kind(writer), _kind(reader):
+            case "record", "record":
+                return self._resolve_record(writer, reader, then)
+            case ("int" | "long") as kind, "long":
+                return self.add(Op[kind.upper()], then, LONG_SLOTS[where])
+            case (("string" | "bytes"), "string"):
+                return self.add(Op.STRING, then, STRING_SLOTS[where])
+            case "enum", "enum":
+                return self._resolve_enum(writer, reader, then)
+        raise _MismatchError(
+            f"{where}: the writer's {_kind(writer)} is not the reader's {_kind(reader)}"
+        )
+
+    def _named(self, schema: Any) -> Any:
+        return self.names.get(schema, schema) if isinstance(schema, str) else schema
+
+    def _table(self, entries: list[int]) -> int:
+        self.words += entries
+        return len(self.words) - len(entries)
+
+    def _jump(self, entries: list[int], then: int) -> int:
+        return self.add(Op.UNION, then, self._table(entries), len(entries))
+
+    def _loop(self, schema: Any, then: int, loop: int) -> int:
+        if loop == LOOPS_MAX:
+            raise PlanGap(f"arrays and maps nested deeper than {LOOPS_MAX}")
+        block = self.add(Op.BLOCK, then, LOOP_SLOT + 2 * loop)
+        after = self.add(Op.NEXT, block, LOOP_SLOT + 2 * loop)
+        if _kind(schema) == "array":
+            body = self.skip(schema["items"], after, loop + 1)
+        else:
+            values = self.skip(schema["values"], after, loop + 1)
+            body = self.add(Op.STRING, values, SKIP_SLOT)
+        self.words[block + 2] = self.words[after + 2] = body
+        return block
+
+    def _resolve_union(self, writer: Any, reader: Any, then: int, where: str) -> int:
+        entries, causes = [], []
+        for branch in writer:
+            try:
+                entries.append(self.resolve(branch, reader, then, where))
+            except _MismatchError as error:
+                causes.append(error)
+                entries.append(REJECT_AT)
+        if len(causes) == len(writer):
+            raise causes[-1]
+        return self._jump(entries, then)
+
+    def _resolve_nullable(self, writer: Any, reader: Any, then: int, where: str) -> int:
+        if _kind(writer) == "null":
+            return self.add(Op.NULL, then, STRING_SLOTS[where])
+        value = next(branch for branch in reader if branch != "null")
+        return self.resolve(writer, value, then, where)
+
+    def _resolve_enum(self, writer: Any, reader: Any, then: int) -> int:
+        _check_names(writer, reader)
+        known, theirs = reader["symbols"], writer["symbols"]
+        other = known.index(reader["default"]) if "default" in reader else -1
+        table = [known.index(symbol) if symbol in known else other for symbol in theirs]
+        return self.add(Op.ENUM, then, self._table(table), len(theirs))
+
+    def _resolve_record(self, writer: Any, reader: Any, then: int) -> int:
+        _check_names(writer, reader)
+        sources = _match_fields(writer, reader)
+        for each in reversed(writer["fields"]):
+            target = sources.get(each["name"])
+            if target is None:
+                then = self.skip(each["type"], then)
+            else:
+                then = self.resolve(each["type"], target["type"], then, target["name"])
+        found = [target["name"] for target in sources.values()]
+        for target in reader["fields"]:
+            if target["name"] not in found:
+                then = self._default(target, then)
+        return then
+
+    def _default(self, target: Any, then: int) -> int:
+        name = target["name"]
+        if "default" not in target:
+            raise SchemaError(f"{name}: the writer lacks this field, and it has no default")
+        if target["default"] is None:
+            return self.add(Op.NULL, then, STRING_SLOTS[name])
+        if name == ENUM_FIELD:
+            symbols = target["type"]["symbols"]
+            return self.add(Op.CHANNEL, then, symbols.index(target["default"]))
+        raise PlanGap(f"{name}: a default that is a string or a number")
+
+
+def _check_names(writer: Any, reader: Any) -> None:
+    name, accepted = writer["name"], [*reader.get("aliases", ()), _unqualified(reader["name"])]
+    if name not in accepted and _unqualified(name) not in accepted:
+        raise _MismatchError(
+            f"the writer's {name} is neither the reader's {reader['name']} nor an alias"
+        )
+
+
+def _match_fields(writer: Any, reader: Any) -> dict[str, Any]:
+    """The reader's field by the name of the writer's field that feeds it."""
+    theirs = {each["name"] for each in writer["fields"]}
+    sources: dict[str, Any] = {}
+    for target in reader["fields"]:
+        names = [name for name in (target["name"], *target.get("aliases", ())) if name in theirs]
+        if len(names) > 1:
+            raise SchemaError(f"{target['name']}: the writer has it under several names: {names}")
+        if names:
+            sources[names[0]] = target
+    return sources
+
+
+def _check_reader(reader: Any) -> None:
+    """The reader's fields must be the columns of `records.Transactions`."""
+    found = {each["name"]: set(_kinds(each["type"])) for each in reader["fields"]}
+    strings = all(found.pop(name, set()) - {"null"} == {"string"} for name in STRING_FIELDS)
+    if not strings or found != {**{name: {"long"} for name in LONG_SLOTS}, ENUM_FIELD: {"enum"}}:
+        raise SchemaError("the reader's fields are not the columns of a transaction")
+
+
+def _kinds(schema: Any) -> list[str]:
+    return [_kind(branch) for branch in (schema if isinstance(schema, list) else [schema])]
+
+
+def compile_plan(writer: Any, reader: Any) -> Int64s:
+    """Compile a writer schema, parsed by fastavro, against the reader's; places count from 0.
+
+    Raises SchemaError where the writer cannot be used and PlanGap where only the twin can read it.
+    """
+    _check_reader(reader)
+    assembly = _Assembly(lint(writer))
+    assembly.words[0] = assembly.resolve(writer, reader, END_AT, "transaction")
+    return np.array(assembly.words, np.int64)
+
+
+def lint(writer: Any) -> dict[str, Any]:
+    """Refuse a schema that is unsafe to decode by; its named types. Raises SchemaError."""
+    walk = _Lint()
+    walk.zero_bytes(writer, 0)
+    return walk.names
+
+
+class Program(NamedTuple):
+    """All plans behind each other, and the sorted keys that lead to them, for the decoder's loop.
+
+    A base is where a plan's words begin in `code` (its places count from there), SLOW or UNKNOWN.
+    Fingerprints are int64 bit patterns.
+    """
+
+    code: Int64s
+    ids: Int64s
+    id_bases: Int64s
+    fingerprints: Int64s
+    fingerprint_bases: Int64s
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WriterSchema:
+    """A writer schema that can be decoded by: its plan, or None where only the twin covers it.
+
+    `bare` is the parsed schema without logical types (fastavro would turn numbers into dates and
+    fail on wild ones); `names` are its named types.
+    """
+
+    bare: Any
+    names: dict[str, Any]
+    plan: Int64s | None
+
+
+class Writers:
+    """The writer schemas known so far, by registry id and by fingerprint; the bundled one always.
+
+    Not thread-safe: schemas are added by whoever calls `decode`, between two calls.
+    """
+
+    def __init__(self, reader: schemas.Schema | None = None) -> None:
+        bundled = schemas.load("transaction")
+        self.reader = reader or bundled
+        self.reader_bare = _bare(self.reader.text)
+        self._known: tuple[dict[int, WriterSchema], dict[int, WriterSchema]] = {}, {}
+        self._unknown: dict[int, None] = {}
+        self._program: Program | None = None
+        self.add_fingerprint(bundled)
+
+    def add_fingerprint(self, schema: schemas.Schema) -> None:
+        """Know a writer of Avro's single-object encoding; raises SchemaError."""
+        self._known[SINGLE_OBJECT][schema.fingerprint] = self._compile(schema.text)
+        self._program = None
+
+    def add_id(self, schema_id: int, text: str) -> None:
+        """Know the writer that the registry gives for an id; raises SchemaError."""
+        self._known[CONFLUENT][schema_id] = self._compile(text)
+        self._unknown.pop(schema_id, None)
+        self._program = None
+
+    def mark_unknown(self, schema_id: int) -> None:
+        """Reject records of this id: the registry has no such schema, or `add_id` refused it."""
+        self._known[CONFLUENT].pop(schema_id, None)
+        self._unknown[schema_id] = None
+        if len(self._unknown) > UNKNOWN_IDS_MAX:
+            del self._unknown[next(iter(self._unknown))]
+        self._program = None
+
+    def forget_unknown(self) -> None:
+        """Ask again for the ids that were marked unknown: a schema may be registered late."""
+        self._unknown.clear()
+        self._program = None
+
+    def find(self, framing: int, key: int) -> WriterSchema | None:
+        """The writer of a registry id or fingerprint, None if it is marked unknown.
+
+        Raises KeyError for an id that is neither known nor marked.
+        """
+        known = self._known[framing].get(key)
+        if known is None and framing == CONFLUENT and key >= 0 and key not in self._unknown:
+            raise KeyError(key)
+        return known
+
+    @property
+    def program(self) -> Program:
+        """The tables for the loop, linked again after a change."""
+        if self._program is None:
+            self._program = self._link()
+        return self._program
+
+    def _compile(self, text: str) -> WriterSchema:
+        if len(text) > TEXT_BYTES_MAX:
+            raise SchemaError(f"the schema's text is longer than {TEXT_BYTES_MAX}")
+        try:
+            parsed = schemas.parse(text).parsed
+            bare = _bare(text)
+            names = lint(bare)
+            return WriterSchema(bare, names, compile_plan(parsed, self.reader.parsed))
+        except PlanGap:
+            return WriterSchema(bare, names, None)
+        except SchemaError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- foreign text: fastavro fails in many ways
+            raise SchemaError(f"no Avro schema: {error!r:.200}") from None
+
+    def _link(self) -> Program:
+        plans: list[Int64s] = []
+
+        def base(writer: WriterSchema) -> int:
+            if writer.plan is None:
+                return SLOW
+            plans.append(writer.plan)
+            return sum(map(len, plans[:-1]))
+
+        ids = {key: base(writer) for key, writer in self._known[CONFLUENT].items()}
+        ids |= dict.fromkeys(self._unknown, UNKNOWN)
+        fingerprints = {
+            key - (key >> 63 << 64): base(writer)
+            for key, writer in self._known[SINGLE_OBJECT].items()
+        }
+        code = np.concatenate([*plans, np.zeros(0, np.int64)])
+        return Program(code, *_sorted(ids), *_sorted(fingerprints))
+
+
+def _bare(text: str) -> Any:
+    """Parse a schema with its logical types left out."""
+
+    def strip(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: strip(value) for key, value in node.items() if key != "logicalType"}
+        return [strip(each) for each in node] if isinstance(node, list) else node
+
+    return schemas.parse(json.dumps(strip(json.loads(text)))).parsed
+
+
+def _sorted(bases: dict[int, int]) -> tuple[Int64s, Int64s]:
+    keys = sorted(bases)
+    return np.array(keys, np.int64), np.array([bases[key] for key in keys], np.int64)

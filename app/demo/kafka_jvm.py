@@ -1,0 +1,166 @@
+"""A real Apache Kafka on loopback without Docker: jars from Maven Central, one KRaft node, Java 17.
+
+The jars are fetched once into a cache (`RISKWIRE_KAFKA_CACHE`, else the user's cache directory),
+safe against two processes that do so at once. Raises ConfigError that names what the machine lacks,
+and Unavailable where the broker does not come up.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from app.adapters.admin import answers
+from app.demo.process import Server, free_ports, listens
+from app.errors import ConfigError, Unavailable
+
+VERSION = "4.3.1"
+JAVA_MAJOR_MIN = 17
+FETCH_TIMEOUT_S = 600
+HEAP = "-Xmx512m"
+POM = f"""<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>riskwire</groupId><artifactId>kafka-node</artifactId><version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+      <version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+
+def node_properties(
+    listeners: tuple[str, str], advertised: str, partitions: int, data: str
+) -> dict[str, str]:
+    """Broker settings of a single KRaft node that starts fast and keeps nothing for long.
+
+    `listeners` are host:port of broker and controller, `advertised` is what clients are told.
+    """
+    broker, controller = listeners
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller.rpartition(':')[2]}",
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{advertised}",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "log.dirs": data,
+        "num.partitions": str(partitions),
+        # A topic that nobody made is a mistake; and its partition count would be an accident.
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        # A killed broker may only register again when its session has run out.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+        "log.retention.ms": "-1",
+    }
+
+
+class JvmKafka(Server):
+    """One Apache Kafka node; stop, kill and start again keep its data and its port."""
+
+    def __init__(self, directory: Path, partitions: int, properties: Mapping[str, str]) -> None:
+        """Formats the storage under `directory`; raises ConfigError where Java or the jars lack."""
+        java, classpath = java_program(), str(jars() / "*")
+        port, controller = free_ports(2)
+        self.kind = f"Apache Kafka {VERSION} on this machine's Java"
+        self.bootstrap = bootstrap = f"127.0.0.1:{port}"
+        given = node_properties(
+            (bootstrap, f"127.0.0.1:{controller}"), bootstrap, partitions, str(directory / "data")
+        )
+        given |= properties
+        settings = directory / "server.properties"
+        settings.write_text("".join(f"{k}={v}\n" for k, v in given.items()), "utf-8")
+        log = directory / "kafka.log"
+        level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+        # The tool lives shortly: the first compiler tier alone starts faster.
+        _format([java, "-XX:TieredStopAtLevel=1", level, "-cp", classpath], settings, log)
+        command = [java, HEAP, level, "-cp", classpath, "kafka.Kafka", str(settings)]
+        super().__init__(self.kind, command, log, lambda: listens(port) and answers(bootstrap))
+
+
+def _format(java: list[str], settings: Path, log: Path) -> None:
+    cluster = uuid.uuid4().hex[:22]
+    command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings)]
+    with log.open("ab") as out:
+        done = subprocess.run(command, stdout=out, stderr=out, check=False)
+    if done.returncode:
+        raise Unavailable(f"Kafka's storage could not be formatted:\n{log.read_text('utf-8')}")
+
+
+def java_program() -> str:
+    """Path of a Java that runs Kafka; raises ConfigError otherwise."""
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=f"{home}/bin") if home else None
+    java = java or shutil.which("java")
+    if java is None:
+        raise ConfigError(f"Java {JAVA_MAJOR_MIN} is missing (Debian: openjdk-17-jre-headless)")
+    said = subprocess.run([java, "-version"], capture_output=True, check=False, text=True).stderr
+    version = re.search(r'version "(\d+)', said)
+    if version is None or int(version[1]) < JAVA_MAJOR_MIN:
+        found = said.strip().splitlines()[0] if said.strip() else "unknown"
+        raise ConfigError(f"Kafka {VERSION} needs Java {JAVA_MAJOR_MIN} or newer, found: {found}")
+    return java
+
+
+def cache() -> Path:
+    """Where the jars are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    given = os.environ.get("RISKWIRE_KAFKA_CACHE")
+    return Path(given) if given else Path(base) / "riskwire" / f"kafka-{VERSION}"
+
+
+def jars() -> Path:
+    """Directory with Kafka's jars, fetched at first use; raises ConfigError."""
+    place = cache()
+    if (place / ".complete").exists():
+        return place
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise ConfigError("Maven is missing, which fetches Kafka's jars once (Debian: maven)")
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / ".complete").exists():
+            _fetch(maven, place)
+    return place
+
+
+def _fetch(maven: str, place: Path) -> None:
+    with tempfile.TemporaryDirectory() as project:
+        (Path(project) / "pom.xml").write_text(POM, "utf-8")
+        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+        command = [maven, "-q", "-B", *goal, f"-DoutputDirectory={place}"]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=project,
+                capture_output=True,
+                check=False,
+                text=True,
+                timeout=FETCH_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise ConfigError(f"Maven did not fetch Kafka in {FETCH_TIMEOUT_S} s") from None
+    if done.returncode:
+        end = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+        raise ConfigError(f"Maven could not fetch Kafka {VERSION}:\n{end}")
+    (place / ".complete").touch()

@@ -1,0 +1,114 @@
+"""The worker over memory adapters: when offsets may be committed, what a failed delivery does."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.adapters.memory import MemorySink, MemorySource
+from app.batching import BatchPolicy
+from app.intake import Intake, IntakeLimits
+from app.ledger import Ledger
+from app.metrics import Metrics
+from app.ports import RebalanceListener, Sink, Source
+from app.worker import Worker
+from tests.app.builders import record_batch
+from tests.app.test_intake import until
+from tests.app.test_pipeline import parts, value
+
+AT = ("transactions", 0)
+
+
+class Bench:
+    """A worker whose Kafka is in memory, driven as Faust's agent would."""
+
+    def __init__(self) -> None:
+        self.sinks: list[MemorySink] = []
+        self._opened: MemorySource | None = None
+        metrics = Metrics()
+        limits = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=1.0)
+        intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), limits, metrics)
+        self.worker = Worker(parts(), metrics, intake, self._sink)
+
+    @property
+    def source(self) -> MemorySource:
+        """The consumer, once the intake has opened it."""
+        assert self._opened is not None
+        return self._opened
+
+    def _open(self, listener: RebalanceListener) -> Source:
+        self._opened = MemorySource(listener, [AT])
+        return self._opened
+
+    def is_assigned(self) -> bool:
+        """Whether the consumer is open and owns its partition."""
+        return self._opened is not None and bool(self._opened.assignment())
+
+    def _sink(self) -> Sink:
+        self.sinks.append(MemorySink())
+        return self.sinks[-1]
+
+    def add(self, first: int, count: int) -> None:
+        """Let a batch of good records come whose offsets begin with `first`."""
+        rows = ((first + i, *value(first + i)) for i in range(count))
+        self.source.add(record_batch([(0, at, key, raw) for at, raw, key in rows]))
+
+    async def run(self) -> None:
+        """Hand each batch to the worker."""
+        while True:
+            await self.worker.handle(await self.worker.intake.get())
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """A running worker, drained at the end."""
+    bench = Bench()
+    bench.worker.intake.start()
+    agent = asyncio.create_task(bench.run())
+    await until(bench.is_assigned)
+    yield bench
+    await bench.worker.drain()
+    agent.cancel()
+    assert bench.source.closed
+    assert all(sink.closed for sink in bench.sinks)
+
+
+async def test_nothing_is_committed_before_the_outputs_are_acknowledged(bench: Bench) -> None:
+    """While the sink holds its acknowledgements back no offset moves; then it does."""
+    bench.sinks[0].holding = True
+    bench.add(0, 5)
+    await until(lambda: bench.sinks[0].sent)
+    await asyncio.sleep(0.05)
+    assert bench.source.commits == {}
+    bench.sinks[0].holding = False
+    await until(lambda: bench.source.commits == {AT: 5})
+
+
+async def test_a_failed_delivery_goes_back_with_a_new_producer(bench: Bench) -> None:
+    """The sink that failed is closed, reading goes back to the commit, nothing is skipped."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.sinks[0].failing = True
+    bench.add(3, 2)
+    await until(lambda: bench.source.sought == [{AT: 3}])
+    assert bench.sinks[0].closed
+    assert bench.source.commits == {AT: 3}
+    assert not bench.worker.readiness()[0]
+    bench.add(3, 2)
+    await until(lambda: bench.source.commits == {AT: 5})
+    assert len(bench.sinks) == 2
+    assert bench.worker.readiness() == (True, [])
+
+
+async def test_metrics_add_up(bench: Bench) -> None:
+    """Records out of the pipeline are in the counters, once each."""
+    bench.add(0, 4)
+    bench.source.add(record_batch([(0, 4, b"c", b"junk")]))
+    await until(lambda: bench.source.commits == {AT: 5})
+    registry = bench.worker.metrics.registry
+    count = registry.get_sample_value
+    assert count("riskwire_records_total", {"outcome": "scored"}) == 4
+    assert count("riskwire_records_total", {"outcome": "rejected"}) == 1
+    assert count("riskwire_rejects_total", {"code": "BAD_MAGIC"}) == 1
+    assert bench.worker.metrics.event_latency.count == 4
+    assert (count("riskwire_commits_total", {"result": "ok"}) or 0) >= 1

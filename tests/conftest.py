@@ -1,0 +1,51 @@
+"""What all tests share: Hypothesis' profile, and tests that are left out say so loudly.
+
+A test that needs what this machine lacks raises `left_out`: it is skipped, named with its cause in
+a banner at the end, and makes the run fail where CI=true: CI must not pass on tests it never ran.
+"""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+LEFT_OUT = pytest.StashKey[dict[str, str]]()
+NOT_HERE = "is not to be had on this machine"
+SERVERS = pytest.StashKey[dict[str, str]]()
+
+# No deadline: a slow example on a shared machine is no defect.
+settings.register_profile("riskwire", deadline=None)
+settings.load_profile("riskwire")
+
+
+def left_out(config: pytest.Config, what: str, why: str) -> BaseException:
+    """What to raise to skip a test, or all tests of a fixture; it is remembered for the banner."""
+    config.stash.setdefault(LEFT_OUT, {})[what] = why
+    return pytest.skip.Exception(f"{what} {NOT_HERE}: {why}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true, a run that left tests out has failed."""
+    if session.config.stash.get(LEFT_OUT, {}) and os.environ.get("CI") == "true":
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name the servers that were used, then the banner."""
+    for what, kind in config.stash.get(SERVERS, {}).items():
+        terminalreporter.line(f"{what}: {kind}")
+    left_out = config.stash.get(LEFT_OUT, {})
+    if not left_out:
+        return
+    terminalreporter.section("TESTS LEFT OUT", sep="!", red=True, bold=True)
+    for what, why in left_out.items():
+        terminalreporter.line(f"{what} {NOT_HERE}: {why}")
+    skipped = terminalreporter.stats.get("skipped", ())
+    missed = [report.nodeid for report in skipped if NOT_HERE in str(report.longrepr)]
+    terminalreporter.line(f"{len(missed)} tests did not run:")
+    for nodeid in missed:
+        terminalreporter.line(f"  {nodeid}")
+    if os.environ.get("CI") == "true":
+        terminalreporter.line("CI=true: this run has therefore failed.", red=True)

@@ -1,0 +1,488 @@
+"""The worker as a process, on a real Kafka and a real Redis: whatever happens, nothing is lost."""
+
+import io
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, cast
+
+import fastavro
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+import schemas
+from app.adapters.admin import create_topics
+from app.bench import load
+from app.decide import DECISIONS
+from app.demo.cluster import Kafka, OwnKafka
+from app.demo.redis_local import RedisServer
+from tests.integration.conftest import MakeTopic
+
+Output = tuple[int, int | None, bytes | None, bytes | None, dict[str, bytes]]
+"""Partition, offset, key, value and headers."""
+
+HEADER = schemas.load("transaction").single_object_header
+GOOD = {
+    "terminal_id": "t1",
+    "amount_minor": 1999,
+    "currency": "EUR",
+    "channel": "CHIP",
+}
+PARTITIONS = 4
+
+
+class Worker:
+    """One `riskwire worker` process."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self.environment, self.log = environment, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process, once started."""
+        assert self._process is not None
+        return self._process
+
+    def start(self) -> Self:
+        """Start it; it is not ready yet."""
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "worker"],
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+            )
+        return self
+
+    def wait_ready(self, timeout_s: float = 60) -> Self:
+        """Wait until it says that it is ready."""
+        end = time.monotonic() + timeout_s
+        while not self.is_ready():
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < end, self.log.read_text()[-3000:]
+            time.sleep(0.05)
+        return self
+
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def is_ready(self) -> bool:
+        """Whether it says that it is ready."""
+        return self._get("/readyz") is not None
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics by name and labels."""
+        lines = (self._get("/metrics") or "").splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def _get(self, path: str) -> str | None:
+        url = f"http://127.0.0.1:{self.environment['RISKWIRE_HTTP_PORT']}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                body: bytes = answer.read()
+                return body.decode()
+        except OSError:
+            return None
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> tuple[int, float]:
+        """SIGTERM; the exit status and how long it took."""
+        began = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(20)
+        return status, time.monotonic() - began
+
+
+@pytest.fixture
+def world(
+    kafka: Kafka,
+    topic: MakeTopic,
+    redis_url: str,
+    tmp_path: Path,
+    unused_port: Callable[[], int],
+) -> "Iterator[World]":
+    """Fresh topics, and workers on them that are ended with the test."""
+    names = {
+        "TRANSACTIONS": topic("in", PARTITIONS, message_timestamp_type="LogAppendTime"),
+        "SCORES": topic("scores", PARTITIONS),
+        "ALERTS": topic("alerts", PARTITIONS),
+        "DEAD_LETTERS": topic("dead", PARTITIONS, max_message_bytes="4194304"),
+    }
+    world = World(kafka.bootstrap, redis_url, names, tmp_path, unused_port)
+    yield world
+    for worker in world.workers:
+        if worker.is_running():
+            worker.kill()
+
+
+@pytest.fixture
+def unused_port() -> Callable[[], int]:
+    """Gives ports that nobody listens on."""
+
+    def port() -> int:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            return int(s.getsockname()[1])
+
+    return port
+
+
+class World:
+    """Topics, and what was sent to and came out of them."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        redis_url: str,
+        names: dict[str, str],
+        directory: Path,
+        port: Callable[[], int],
+    ) -> None:
+        self.bootstrap, self.redis_url, self.names = bootstrap, redis_url, names
+        self.directory, self.port = directory, port
+        self.group = f"worker-{uuid.uuid4().hex[:12]}"
+        self.workers: list[Worker] = []
+        self.sent = 0
+        self._producer = Producer({"bootstrap.servers": bootstrap, "message.max.bytes": "2000000"})
+
+    def worker(self, **settings: object) -> Worker:
+        """Start a worker on these topics, with more settings."""
+        environment = {
+            **os.environ,
+            "RISKWIRE_BOOTSTRAP_SERVERS": self.bootstrap,
+            "RISKWIRE_REDIS_URL": self.redis_url,
+            "RISKWIRE_GROUP_ID": self.group,
+            "RISKWIRE_HTTP_PORT": str(self.port()),
+            "RISKWIRE_LOG_FORMAT": "json",
+            **{f"RISKWIRE_TOPIC_{role}": name for role, name in self.names.items()},
+            **{f"RISKWIRE_{key.upper()}": str(value) for key, value in settings.items()},
+        }
+        worker = Worker(environment, self.directory / f"worker-{len(self.workers)}.log")
+        self.workers.append(worker)
+        return worker.start()
+
+    def send(
+        self,
+        value: bytes | None,
+        key: bytes,
+        partition: int = 0,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
+    ) -> None:
+        """Send a record to the input topic."""
+        while True:
+            try:
+                self._producer.produce(
+                    self.names["TRANSACTIONS"], value, key, partition, headers=headers
+                )
+                break
+            except BufferError:
+                self._producer.poll(0.1)
+        self.sent += 1
+
+    def send_good(self, i: int, partition: int | None = None, **fields: object) -> None:
+        """Send a valid transaction."""
+        customer = f"c{i % 97}"
+        stream = io.BytesIO()
+        record = {
+            **GOOD,
+            "transaction_id": f"x{i}",
+            "customer_id": customer,
+            "event_time": time.time_ns() // 1000,
+            **fields,
+        }
+        fastavro.schemaless_writer(stream, schemas.load("transaction").parsed, record)
+        at = i % PARTITIONS if partition is None else partition
+        self.send(HEADER + stream.getvalue(), customer.encode(), at)
+
+    def flush(self) -> None:
+        """Wait until all that was sent is with the broker."""
+        assert self._producer.flush(30) == 0
+
+    def read(self, role: str) -> list[Output]:
+        """All records of an output topic: (partition, offset, key, value, headers)."""
+        name = self.names[role]
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "reader"})
+        rows: list[Output] = []
+        for p in range(PARTITIONS):
+            at = TopicPartition(name, p)
+            _, high = consumer.get_watermark_offsets(at, 10)
+            if not high:
+                continue
+            consumer.assign([TopicPartition(name, p, 0)])
+            got = 0
+            while got < high:
+                for m in consumer.consume(10_000, 1.0):
+                    assert m.error() is None
+                    headers = cast("list[tuple[str, bytes]]", m.headers() or [])
+                    rows.append((p, m.offset(), m.key(), m.value(), dict(headers)))
+                    got += 1
+        consumer.close()
+        return rows
+
+    def scores(self) -> list[dict[str, Any]]:
+        """All scores as read by fastavro, each with its own partition."""
+        return [_avro("risk_score", row[3]) | {"_partition": row[0]} for row in self.read("SCORES")]
+
+    def committed(self) -> int:
+        """How many input records are committed."""
+        name = self.names["TRANSACTIONS"]
+        options = {"bootstrap.servers": self.bootstrap, "group.id": self.group}
+        consumer = Consumer(options)
+        found = consumer.committed([TopicPartition(name, p) for p in range(PARTITIONS)], 10)
+        consumer.close()
+        return sum(max(0, p.offset) for p in found)
+
+    def wait_committed(self, count: int | None = None, timeout_s: float = 60) -> None:
+        """Wait until that many input records (all that were sent) are committed, and no more."""
+        count, end = self.sent if count is None else count, time.monotonic() + timeout_s
+        while (at := self.committed()) < count:
+            logs = "\n".join(w.log.read_text()[-1500:] for w in self.workers)
+            assert time.monotonic() < end, f"committed {at} of {count}\n{logs}"
+            time.sleep(0.1)
+        assert at == count
+
+    def check_complete(self, *, duplicates: bool) -> tuple[int, int]:
+        """Every input offset has a score or a dead letter, in order; returns both counts."""
+        scores = [(s["source_partition"], s["source_offset"]) for s in self.scores()]
+        letters = [
+            (
+                int(row[4]["riskwire.error.source.partition"]),
+                int(row[4]["riskwire.error.source.offset"]),
+            )
+            for row in self.read("DEAD_LETTERS")
+        ]
+        both = set(scores) | set(letters)
+        assert not set(scores) & set(letters)
+        assert len(both) == self.sent
+        if not duplicates:
+            assert len(scores) + len(letters) == self.sent
+            for p in range(PARTITIONS):
+                mine = [offset for at, offset in scores if at == p]
+                assert mine == sorted(mine)
+        return len(set(scores)), len(set(letters))
+
+
+def _avro(name: str, value: bytes | None) -> dict[str, Any]:
+    schema = schemas.load(name)
+    assert value is not None
+    assert value[:10] == schema.single_object_header
+    record: Any = fastavro.schemaless_reader(io.BytesIO(value[10:]), schema.parsed)
+    fields: dict[str, Any] = record
+    return fields
+
+
+BROKEN: dict[str, tuple[bytes | None, bytes]] = {
+    "NULL_VALUE": (None, b"c0"),
+    "EMPTY_VALUE": (b"", b"c0"),
+    "BAD_MAGIC": (b"{json}", b"c0"),
+    "UNKNOWN_SCHEMA": (b"\x00\x00\x00\x00\x63rest", b"c0"),
+    "TRUNCATED": (HEADER + b"\x02x", b"c0"),
+    "VALUE_TOO_LARGE": (HEADER + b"\x00" * 1_000_000, b"c0"),
+}
+
+
+@pytest.mark.parametrize("transport", ["native", "objects"])
+def test_every_record_is_scored_or_dead_lettered(world: World, transport: str) -> None:
+    """Good and broken records together: one score or one dead letter each, to their partition."""
+    for i in range(2000):
+        world.send_good(i)
+    for value, key in BROKEN.values():
+        world.send(value, key, 1, headers=[("trace", b"7")])
+    for i in range(2000, 2500):
+        world.send_good(i)
+    world.flush()
+    worker = world.worker(transport=transport).wait_ready()
+    world.wait_committed()
+    assert world.check_complete(duplicates=False) == (2500, len(BROKEN))
+    letters = world.read("DEAD_LETTERS")
+    assert {row[4]["riskwire.error.code"].decode() for row in letters} == set(BROKEN)
+    for partition, _, kept_key, kept, headers in letters:
+        assert (kept, kept_key) == BROKEN[headers["riskwire.error.code"].decode()]
+        assert partition == 1
+        assert headers["trace"] == b"7"
+    scores = world.scores()
+    assert all(s["_partition"] == s["source_partition"] for s in scores)
+    assert all(s["decision"] in DECISIONS and 0 <= s["score"] <= 1 for s in scores)
+    assert all(s["latency"]["append_time_type"] == "LOG_APPEND_TIME" for s in scores)
+    metrics = worker.metrics()
+    assert metrics['riskwire_records_total{outcome="scored"}'] == 2500
+    assert metrics['riskwire_records_total{outcome="rejected"}'] == len(BROKEN)
+    status, seconds = worker.stop()
+    assert status == 0
+    assert seconds < 5
+
+
+def test_both_transports_write_the_same_bytes(world: World, topic: MakeTopic) -> None:
+    """The same input through native and objects: equal outputs apart from their times."""
+    people = load.population()
+    for key, value in itertools.islice(load.encoded(people, load.payments(people, 3000)), 3000):
+        world.send(value, key, world.sent % PARTITIONS)
+    for broken, key in BROKEN.values():
+        world.send(broken, key, 2)
+    world.flush()
+    outputs: list[list[Output]] = []
+    for transport in ("native", "objects"):
+        world.group = f"{transport}-{uuid.uuid4().hex[:8]}"
+        for role in ("SCORES", "ALERTS", "DEAD_LETTERS"):
+            name = role.lower().replace("_", "-")
+            world.names[role] = topic(name, PARTITIONS, max_message_bytes="4194304")
+        worker = world.worker(transport=transport).wait_ready()
+        world.wait_committed()
+        worker.stop()
+        rows = [world.read(role) for role in ("SCORES", "ALERTS", "DEAD_LETTERS")]
+        named = zip(_NAMES, rows, strict=True)
+        outputs.append([_timeless(name, row) for name, part in named for row in part])
+    assert len(outputs[0]) > 3000
+    assert outputs[0] == outputs[1]
+
+
+_NAMES = ("risk_score", "risk_alert", None)
+
+
+def _timeless(name: str | None, row: Output) -> Output:
+    """A record without its times, encoded again."""
+    partition, offset, key, value, headers = row
+    headers = {k: v for k, v in headers.items() if k != "riskwire.error.first_seen"}
+    if name is not None:
+        record = _avro(name, value)
+        for instant in ("polled", "decoded", "enriched", "scored", "emitted"):
+            record["latency"][instant] = 0
+        stream = io.BytesIO()
+        fastavro.schemaless_writer(stream, schemas.load(name).parsed, record)
+        value = stream.getvalue()
+    return partition, offset, key, value, headers
+
+
+@pytest.mark.parametrize("transport", ["native", "objects"])
+def test_kill_9_at_random_moments_loses_nothing(world: World, transport: str) -> None:
+    """Ten kills under load: every input offset has a score or a dead letter in the end."""
+    kills = 10 if transport == "native" else 3
+    rng = random.Random(20)  # noqa: S311 -- repeatable
+    # A static member comes back at once; a dynamic one waits for its predecessor's session to end.
+    static = json.dumps({"group.instance.id": "one", "session.timeout.ms": "6000"})
+    worker, i = world.worker(transport=transport, consumer_options=static), 0
+    for _ in range(kills):
+        worker.wait_ready()
+        end = time.monotonic() + rng.uniform(0.05, 1.0)
+        while time.monotonic() < end:
+            for _ in range(200):
+                world.send_good(i)
+                i += 1
+            if rng.random() < 0.3:
+                world.send(b"broken", b"k", rng.randrange(PARTITIONS))
+            world._producer.poll(0)
+        worker.kill()
+        worker = world.worker(transport=transport, consumer_options=static)
+    world.flush()
+    world.wait_committed(timeout_s=90)
+    scored, _ = world.check_complete(duplicates=True)
+    assert scored == i
+    repeated: dict[tuple[int, int], dict[str, Any]] = {}
+    for score in world.scores():
+        at = score["source_partition"], score["source_offset"]
+        same = {k: v for k, v in score.items() if k != "latency"}
+        assert repeated.setdefault(at, same) == same
+
+
+def test_a_rebalance_loses_nothing(world: World) -> None:
+    """A second worker joins under load, the first leaves: nothing is lost, nothing comes twice."""
+    one = world.worker().wait_ready()
+    for i in range(3000):
+        world.send_good(i)
+    two = world.worker().wait_ready()
+    for i in range(3000, 9000):
+        world.send_good(i)
+        if i % 1000 == 0:
+            world.flush()
+            time.sleep(0.3)
+    world.flush()
+    status, seconds = one.stop()
+    assert status == 0
+    assert seconds < 5
+    for i in range(9000, 12_000):
+        world.send_good(i)
+    world.flush()
+    world.wait_committed()
+    assert two.stop()[0] == 0
+    assert world.check_complete(duplicates=False) == (12_000, 0)
+
+
+def test_redis_away_means_waiting(world: World, own_redis: RedisServer) -> None:
+    """While Redis is down nothing is scored, nothing lost; the log says so; then all is scored."""
+    world.redis_url = own_redis.url
+    worker = world.worker(redis_timeout_ms=200).wait_ready()
+    own_redis.stop()
+    for i in range(300):
+        world.send_good(i)
+    world.flush()
+    end = time.monotonic() + 20
+    while "Redis is away" not in worker.log.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not worker.is_ready()
+    assert worker.process.poll() is None
+    assert world.committed() == 0
+    own_redis.start()
+    world.wait_committed()
+    assert world.check_complete(duplicates=False) == (300, 0)
+    assert "Redis is back" in worker.log.read_text()
+    assert worker.stop()[0] == 0
+
+
+def test_the_broker_away_means_waiting(
+    own_kafka: OwnKafka, redis_url: str, tmp_path: Path, unused_port: Callable[[], int]
+) -> None:
+    """The broker is killed and comes back: the worker lives, and every record is scored."""
+    roles = ("TRANSACTIONS", "SCORES", "ALERTS", "DEAD_LETTERS")
+    names = {role: role.lower().replace("_", "-") for role in roles}
+    create_topics(own_kafka.bootstrap, dict.fromkeys(names.values(), PARTITIONS), {})
+    world = World(own_kafka.bootstrap, redis_url, names, tmp_path, unused_port)
+    worker = world.worker().wait_ready()
+    try:
+        for i in range(500):
+            world.send_good(i)
+        world.flush()
+        world.wait_committed()
+        own_kafka.kill()
+        time.sleep(2)
+        assert worker.process.poll() is None
+        own_kafka.start()
+        for i in range(500, 1000):
+            world.send_good(i)
+        world.flush()
+        world.wait_committed(timeout_s=90)
+        assert world.check_complete(duplicates=True) == (1000, 0)
+        assert worker.stop()[0] == 0
+    finally:
+        if worker.process.poll() is None:
+            worker.kill()
+
+
+def test_logs_are_json_and_name_no_payload(world: World) -> None:
+    """Every log line of a worker is one JSON object; no bytes of a record are in it."""
+    world.send(b"\x00secret-in-a-record", b"c0")
+    world.send_good(1, transaction_id="secret-id")
+    world.flush()
+    worker = world.worker(log_level="DEBUG").wait_ready()
+    world.wait_committed()
+    worker.stop()
+    lines = worker.log.read_text().splitlines()
+    assert all("event" in json.loads(line) for line in lines)
+    assert "secret" not in worker.log.read_text()
