@@ -27,6 +27,7 @@ _WAIT_MS = 100
 _FULL_MS = 20
 _PAUSE_AFTER_S = 0.25
 _LAG_EVERY_S = 1.0
+_REWIND_POLL_S = 0.005
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,9 +81,14 @@ class Intake:
         """A batch left the queue for the pipeline: there is room for another."""
         self._slots.release()
 
-    def rewind(self) -> None:
-        """Go back to the committed offsets; what was handed out before is not admitted any more."""
+    async def rewind(self) -> None:
+        """Go back to the committed offsets; what was handed out before is not admitted any more.
+
+        Returns when that is done, or the thread has ended.
+        """
         self._rewind.set()
+        while self._rewind.is_set() and self._thread.is_alive() and not self._stop.is_set():
+            await asyncio.sleep(_REWIND_POLL_S)
 
     @property
     def is_assigned(self) -> bool:
@@ -108,8 +114,9 @@ class Intake:
             self._deliver(error)
 
     def _turn(self, source: Source) -> None:
-        if self._rewind.is_set():
-            self._go_back(source)
+        if self._rewind.is_set() and not self._go_back(source):
+            source.poll(1, _WAIT_MS, 0)  # the group needs it; its records will be read again
+            return
         linger_ms = self.policy.linger_ms()
         batches = source.poll(self.policy.records_max, _WAIT_MS, linger_ms)
         if batches:
@@ -150,16 +157,22 @@ class Intake:
     def _deliver(self, item: RecordBatch | BaseException) -> None:
         self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
-    def _go_back(self, source: Source) -> None:
-        self._rewind.clear()
+    def _go_back(self, source: Source) -> bool:
         self._held.clear()
-        first = self.ledger.rewound()
         owned = source.assignment()
-        targets = {at: offset for at, offset in first.items() if at in owned}
-        targets |= source.committed(list(owned)) if owned else {}
-        if targets:
-            source.seek(targets)
+        try:
+            committed = source.committed(list(owned)) if owned else {}
+            # Nothing is polled between the ledger's new generation and the seek that it stands for.
+            first = self.ledger.rewound()
+            targets = {at: offset for at, offset in first.items() if at in owned} | committed
+            if targets:
+                source.seek(targets)
+        except BrokerUnavailable as error:
+            log.warning("cannot go back yet; trying again", error=str(error))
+            return False
+        self._rewind.clear()
         log.warning("went back to the committed offsets", partitions=len(targets))
+        return True
 
     def _commit(self, source: Source, *, quiet: bool) -> None:
         now = time.monotonic()

@@ -86,6 +86,11 @@ class Ledger:
                 self._done.discard(head)
             self._lock.notify_all()
 
+    def is_open(self, ticket: int) -> bool:
+        """Whether this batch is begun, not done and not dropped by a rewind."""
+        with self._lock:
+            return ticket in self._tickets
+
     def committable(self) -> dict[Position, int]:
         """The next offsets that became committable since the last call."""
         with self._lock:

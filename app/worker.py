@@ -1,8 +1,8 @@
 """The composition root: settings in, a running worker out.
 
-Opens the adapters, wires them to the pipeline and lets Faust run it. The order of a batch's end is
-here: send, wait for every acknowledgement, then let its offsets be committed. Any failure to
-deliver throws the producer away and goes back to the committed offsets: at least once, in order.
+Opens the adapters, wires them to the pipeline and lets Faust run it. A batch goes from `Intake`
+through `pipeline.process` to `Delivery`; once all its outputs are acknowledged the ledger lets its
+offsets be committed. Raises ConfigError for what an operator must mend.
 """
 
 import asyncio
@@ -25,22 +25,21 @@ from app.adapters.transport import choose_transport, open_sink, open_source
 from app.backoff import Backoff
 from app.batching import BatchPolicy
 from app.config import Settings
+from app.delivery import Delivery
 from app.emit import Route
 from app.enrich import Caches
-from app.errors import BrokerUnavailable, RejectCode
+from app.errors import RejectCode
 from app.intake import Intake, IntakeLimits
 from app.latency import total_us, wait_us
 from app.ledger import Ledger
 from app.metrics import Metrics
 from app.pipeline import Parts, Processed, process
 from app.ports import ProfileStore, Sink, WriterSchemas
-from app.records import Outbound, RecordBatch
+from app.records import RecordBatch
 from app.warm_up import warm_up
 
 log = structlog.get_logger("riskwire.worker")
-_ACK_POLL_S = 0.005
 _ASK_AGAIN_S = 30.0
-_RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
 
 
 class Worker:
@@ -53,15 +52,11 @@ class Worker:
         intake: Intake,
         open_sink: Callable[[], Sink],
     ) -> None:
-        """Open the producer, so that the first batch does not wait; it connects by itself."""
+        """Nothing is opened before `open`."""
         self.parts, self.metrics, self.intake = parts, metrics, intake
-        self._open_sink = open_sink
-        self._sink: Sink | None = open_sink()
-        self._acknowledging: asyncio.Task[None] | None = None
-        self._retry_s = _RETRY_FIRST_S
+        self.delivery = Delivery(open_sink, intake)
         self._ask_again_at = 0.0
         self._cache_counts: dict[str, tuple[int, int]] = {}
-        self.failing = ""
 
     async def handle(self, batch: RecordBatch) -> None:
         """Process one batch and queue its outputs; the agent's body."""
@@ -71,59 +66,13 @@ class Worker:
             return
         ticket, records = admitted
         processed = await process(records, self.parts)
-        try:
-            await self._send(processed.outbound, ticket)
-        except BrokerUnavailable as error:
-            await self._go_back(error)
-            return
-        self._count(processed)
-
-    async def _send(self, outbound: Outbound, ticket: int) -> None:
-        if self._sink is None:
-            self._sink = self._open_sink()
-        if self._acknowledging is None or self._acknowledging.done():
-            self._acknowledging = asyncio.create_task(self._acknowledge())
-        while not self._sink.room(len(outbound)):
-            self._collect(self._sink)
-            await asyncio.sleep(_ACK_POLL_S / 5)
-        self._sink.send(outbound, ticket)
-        self._collect(self._sink)
-
-    def _collect(self, sink: Sink) -> None:
-        if done := sink.poll(0):
-            self.intake.ledger.done(done)
-            self._retry_s, self.failing = _RETRY_FIRST_S, ""
-
-    async def _acknowledge(self) -> None:
-        """Collect acknowledgements while no batch comes that would."""
-        while self._sink is not None:
-            await asyncio.sleep(_ACK_POLL_S)
-            try:
-                self._collect(self._sink)
-            except BrokerUnavailable as error:
-                await self._go_back(error)
-                return
-
-    async def _go_back(self, error: BrokerUnavailable) -> None:
-        if self._sink is None:
-            return  # the other of agent and `_acknowledge` was first
-        sink, self._sink = self._sink, None
-        self.failing = str(error)
-        event = "outputs could not be delivered; going back"
-        log.error(event, error=self.failing, retry_s=self._retry_s)
-        await asyncio.to_thread(sink.close, 0)
-        await asyncio.sleep(self._retry_s)
-        self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
-        self.intake.rewind()
+        if await self.delivery.send(processed.outbound, ticket):
+            self._count(processed)
 
     async def drain(self) -> None:
         """Stop intake, let what is in hand finish and commit, close the producer."""
         await self.intake.stop()
-        sink, self._sink = self._sink, None
-        if self._acknowledging is not None:
-            self._acknowledging.cancel()
-        if sink is not None:
-            await asyncio.to_thread(sink.close, 1000)
+        await self.delivery.close()
 
     def _count_cache(self) -> None:
         caches = self.parts.caches
@@ -138,8 +87,8 @@ class Worker:
         reasons = [f"{name} is away: {error}" for name, error in self.parts.backoff.away.items()]
         if not self.intake.is_assigned:
             reasons.append("no partitions assigned yet")
-        if self.failing:
-            reasons.append(self.failing)
+        if self.delivery.failing:
+            reasons.append(self.delivery.failing)
         self.metrics.ready(ready=not reasons)
         return not reasons, reasons
 
@@ -230,6 +179,7 @@ def run(settings: Settings) -> int:
     metrics = Metrics()
     worker = build(settings, metrics)
     asyncio.run(warm_up(worker.parts))
+    worker.delivery.open()
     app = create_app(
         settings.group_id,
         settings.bootstrap_servers,
@@ -244,6 +194,7 @@ def run(settings: Settings) -> int:
         return run_app(app, settings.log_level, logs.dict_config(settings))
     finally:
         http.close()
+        asyncio.run(worker.delivery.close())  # open still where the app did not come up
 
 
 def _limits(settings: Settings) -> decode.Limits:

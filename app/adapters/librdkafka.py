@@ -173,6 +173,9 @@ mock_topic_create = _function("mock_topic_create", _I, _P, _S, _I, _I)
 mock_broker_set_down = _function("mock_broker_set_down", _I, _P, c.c_int32)
 mock_broker_set_up = _function("mock_broker_set_up", _I, _P, c.c_int32)
 mock_broker_set_rtt = _function("mock_broker_set_rtt", _I, _P, c.c_int32, _I)
+mock_group_initial_rebalance_delay_ms = _function(
+    "mock_group_initial_rebalance_delay_ms", None, _P, c.c_int32
+)
 # The function itself is variadic; its array form is not.
 mock_push_request_errors_array = _function(
     "mock_push_request_errors_array", None, _P, c.c_int16, _Z, c.POINTER(c.c_int)

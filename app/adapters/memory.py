@@ -75,6 +75,7 @@ class MemorySource:
         self._owned: set[tuple[str, int]] = set()
         self.commits: dict[tuple[str, int], int] = {}
         self.paused: set[tuple[str, int]] = set()
+        self.away = False
         self.sought: list[dict[tuple[str, int], int]] = []
         self.closed = False
 
@@ -109,7 +110,9 @@ class MemorySource:
         self.commits |= {at: offset for at, offset in offsets.items() if at in self._owned}
 
     def committed(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """See `Source.committed`."""
+        """See `Source.committed`; fails while `away`."""
+        if self.away:
+            raise BrokerUnavailable("the broker in memory is away")
         return {at: self.commits[at] for at in partitions if at in self.commits}
 
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
@@ -142,11 +145,12 @@ class MemorySink:
         self._unacknowledged: list[int] = []
         self.holding = False
         self.failing = False
+        self.full = False
         self.closed = False
 
     def room(self, records: int) -> bool:
         """See `Sink.room`."""
-        return True
+        return not self.full
 
     def send(self, outbound: Outbound, ticket: int) -> None:
         """See `Sink.send`."""

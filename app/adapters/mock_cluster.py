@@ -16,11 +16,6 @@ _BROKER = 1
 PRODUCE_REQUEST = 0
 FETCH_REQUEST = 1
 
-# By default a group's first assignment waits 3 s for more members, as with a real broker.
-_rebalance_delay = rk._function(  # noqa: SLF001  declared by that file's own function
-    "mock_group_initial_rebalance_delay_ms", None, c.c_void_p, c.c_int32
-)
-
 
 class MockCluster:
     """One broker in this process; `bootstrap` is its address on loopback."""
@@ -37,7 +32,8 @@ class MockCluster:
         if not self._cluster:
             rk.destroy(self._client)
             raise ConfigError("librdkafka's mock cluster did not start")
-        _rebalance_delay(self._cluster, 0)
+        # By default a group's first assignment waits 3 s for more members, as with a real broker.
+        rk.mock_group_initial_rebalance_delay_ms(self._cluster, 0)
         self.bootstrap: str = rk.mock_cluster_bootstraps(self._cluster).decode()
         for name, partitions in (topics or {}).items():
             self.create_topic(name, partitions)

@@ -124,7 +124,7 @@ async def test_a_rewind_seeks_to_the_committed_offset(bench: Bench) -> None:
     bench.intake.ledger.done([ticket])
     await until(lambda: bench.source.commits == {AT: 2})
     bench.intake.ledger.admit(two)
-    bench.intake.rewind()
+    await bench.intake.rewind()
     await until(lambda: bench.source.sought == [{AT: 2}])
     assert bench.intake.ledger.admit(two) is None
 
@@ -133,7 +133,7 @@ async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench: Bench)
     """A partition that never committed goes back to the first offset that was seen."""
     bench.add(7, 2)
     bench.intake.ledger.admit(await bench.take())
-    bench.intake.rewind()
+    await bench.intake.rewind()
     await until(lambda: bench.source.sought == [{AT: 7}])
 
 

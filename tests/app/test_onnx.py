@@ -189,7 +189,8 @@ class BrokenGpu:
     ) -> object:
         """Fall back to the CPU as ONNX Runtime does: without raising."""
         assert providers[0] == (CUDA, {"use_tf32": "0"})
-        return self._real.InferenceSession(model, options, providers=[CPU])  # type: ignore[attr-defined]
+        make = self._real.InferenceSession  # type: ignore[attr-defined]
+        return make(model, options, providers=[CPU])
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ class Bench:
 async def bench() -> AsyncIterator[Bench]:
     """A running worker, drained at the end."""
     bench = Bench()
+    bench.worker.delivery.open()
     bench.worker.intake.start()
     agent = asyncio.create_task(bench.run())
     await until(bench.is_assigned)
@@ -90,14 +91,42 @@ async def test_a_failed_delivery_goes_back_with_a_new_producer(bench: Bench) -> 
     await until(lambda: bench.source.commits == {AT: 3})
     bench.sinks[0].failing = True
     bench.add(3, 2)
+    await until(lambda: not bench.worker.readiness()[0])
     await until(lambda: bench.source.sought == [{AT: 3}])
     assert bench.sinks[0].closed
     assert bench.source.commits == {AT: 3}
-    assert not bench.worker.readiness()[0]
     bench.add(3, 2)
     await until(lambda: bench.source.commits == {AT: 5})
     assert len(bench.sinks) == 2
     assert bench.worker.readiness() == (True, [])
+
+
+async def test_a_failure_while_waiting_for_room_goes_back_too(bench: Bench) -> None:
+    """A full send queue whose records then fail: the waiting batch is dropped and read again."""
+    bench.sinks[0].full = True
+    bench.add(0, 2)
+    await asyncio.sleep(0.05)
+    assert bench.sinks[0].sent == []
+    bench.sinks[0].failing = True
+    await until(lambda: bench.source.sought == [{AT: 0}])
+    bench.add(0, 2)
+    await until(lambda: bench.source.commits == {AT: 2})
+    assert [len(sink.sent) for sink in bench.sinks] == [0, 1]
+
+
+async def test_going_back_waits_for_a_broker_that_is_away(bench: Bench) -> None:
+    """Committed offsets that cannot be read are asked for again; nothing is sent meanwhile."""
+    bench.source.away = True
+    bench.sinks[0].failing = True
+    bench.add(0, 2)
+    await until(lambda: bench.sinks[0].closed)
+    await asyncio.sleep(0.8)
+    assert len(bench.sinks) == 1
+    assert bench.source.sought == []
+    bench.source.away = False
+    await until(lambda: bench.source.sought == [{AT: 0}])
+    bench.add(0, 2)
+    await until(lambda: bench.source.commits == {AT: 2})
 
 
 async def test_metrics_add_up(bench: Bench) -> None:

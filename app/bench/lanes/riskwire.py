@@ -58,6 +58,7 @@ async def main(wanted: Task) -> None:
     app = create_app(
         wanted.group, wanted.bootstrap, wanted.topic, worker.intake, worker.handle, worker.drain
     )
+    worker.delivery.open()
     await app.start()
     await ledger.finished.wait()
     meter.report()
