@@ -64,6 +64,8 @@ $(VENV)/.demo: $(VENV)/.python requirements/demo.txt pyproject.toml
 	@echo "installing Riskwire into $(VENV) (once, about a minute)"
 	@$(PIP) install --require-hashes -r requirements/demo.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "compiling its loops for this processor (once, about half a minute)"
+	@$(BIN)/riskwire warm-up
 	@touch $@
 
 # Looked at in every run, since the interpreter behind a .venv may be gone; touched only when made anew.

@@ -87,8 +87,13 @@ class Intake:
         Returns when that is done, or the thread has ended.
         """
         self._rewind.set()
-        while self._rewind.is_set() and self._thread.is_alive() and not self._stop.is_set():
+        # An asyncio.Event would not do: it is the thread that sees to it.
+        while self._rewind.is_set() and not self._ended:  # noqa: ASYNC110 -- see above
             await asyncio.sleep(_REWIND_POLL_S)
+
+    @property
+    def _ended(self) -> bool:
+        return self._stop.is_set() or not self._thread.is_alive()
 
     @property
     def is_assigned(self) -> bool:
