@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         100, ge=1, le=60_000, description="Time between offset commits."
     )
     drain_timeout_s: float = Field(
-        4.0, gt=0, le=60, description="Time to finish work in hand on stop."
+        3.0, gt=0, le=60, description="Time to finish work in hand on stop."
     )
 
     near_cache_entries: int = Field(

@@ -31,6 +31,7 @@ class Delivery:
         self._usable = asyncio.Event()
         self._acknowledging: asyncio.Task[None] | None = None
         self._retry_s = _RETRY_FIRST_S
+        self._closed = False
         self.failing = ""
 
     def open(self) -> None:
@@ -42,8 +43,11 @@ class Delivery:
         """Queue a batch once there is room; False if its ticket went stale while it waited."""
         if self._acknowledging is None:
             self._acknowledging = asyncio.create_task(self._acknowledge())
+            self._acknowledging.add_done_callback(lambda _: self._usable.set())
         while True:
             await self._usable.wait()
+            if self._acknowledging.done() and not self._closed:
+                self._acknowledging.result()  # raises what ended it: the worker ends with it
             sink = self._sink
             if sink is None or not self._intake.ledger.is_open(ticket):
                 return False
@@ -59,13 +63,13 @@ class Delivery:
 
     async def close(self) -> None:
         """Let go of the producer; what is unacknowledged belongs to no committed offset."""
-        if self._acknowledging is not None:
+        self._closed = True
+        if self._acknowledging is not None and not self._acknowledging.done():
             self._acknowledging.cancel()
-            self._acknowledging = None
         sink, self._sink = self._sink, None
         self._usable.set()
         if sink is not None:
-            await asyncio.to_thread(sink.close, 1000)
+            await asyncio.to_thread(sink.close, 0)
 
     def _collect(self, sink: Sink) -> None:
         if done := sink.poll(0):
@@ -93,5 +97,7 @@ class Delivery:
         await asyncio.sleep(self._retry_s)
         self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
         await self._intake.rewind()
+        if self._closed:
+            return
         self.open()
         self.failing = ""

@@ -114,7 +114,7 @@ def native_transport(settings: Settings) -> Iterator[Check]:
 
     try:
         yield Check("native transport", "ok", f"librdkafka {librdkafka.check()}")
-    except NativeTransportError as error:
+    except (NativeTransportError, OSError, AttributeError) as error:
         state: Literal["warn", "ok"] = "warn" if settings.transport == "native" else "ok"
         yield Check(
             "native transport",

@@ -44,11 +44,12 @@ _FIRST_SEEN = _ERROR + "first_seen"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where outputs go, and the framing header in front of each value."""
+    """Where outputs go, the framing header in front of each value, and how long a letter may be."""
 
     scores: str
     alerts: str
     dead_letters: str
+    letter_bytes_max: int = 4_190_208
     score_header: bytes = field(default=schemas.load("risk_score").single_object_header)
     alert_header: bytes = field(default=schemas.load("risk_alert").single_object_header)
 
@@ -123,7 +124,7 @@ def emit(
     ]  # fmt: skip
     if len(scored.alerted):
         columns.append(_alerts(records.topic, scored, provenance, route))
-    letters = tuple(_letter(records, reject, route.dead_letters) for reject in rejects)
+    letters = tuple(_letter(records, reject, route) for reject in rejects)
     return Outbound(tuple(columns), letters, records.topic, next_offsets(records))
 
 
@@ -206,7 +207,7 @@ def _encode_alert(alert: Mapping[str, object]) -> bytes:
     return out.getvalue()
 
 
-def _letter(records: RecordBatch, reject: Reject, topic: str) -> Letter:
+def _letter(records: RecordBatch, reject: Reject, route: Route) -> Letter:
     row = reject.row
     original = unpack_headers(records.headers[row] or b"")
     # A dead letter that was replayed and rejected again keeps the time of its first rejection.
@@ -226,6 +227,15 @@ def _letter(records: RecordBatch, reject: Reject, topic: str) -> Letter:
     ]
     names = {header.name for header in ours}
     headers = (*(header for header in original if header.name not in names), *ours)
-    return Letter(
-        topic, int(records.partition[row]), records.keys[row], records.values[row], headers
+    key, value, partition = records.keys[row], records.values[row], int(records.partition[row])
+    size = (
+        len(key or b"")
+        + len(value or b"")
+        + sum(len(h.name) + len(h.value or b"") for h in headers)
     )
+    if size > route.letter_bytes_max:
+        # Only a compressed batch brings more than a broker's limit. The record is still counted
+        # out, and can be read at its source position.
+        omitted = Header(_ERROR + "omitted", f"key, value and headers: {size} bytes".encode())
+        return Letter(route.dead_letters, partition, None, None, (*ours, omitted))
+    return Letter(route.dead_letters, partition, key, value, headers)

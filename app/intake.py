@@ -28,6 +28,7 @@ _FULL_MS = 20
 _PAUSE_AFTER_S = 0.25
 _LAG_EVERY_S = 1.0
 _REWIND_POLL_S = 0.005
+_LEAVE_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ class Intake:
         self._open, self.ledger, self.policy, self._limits = open_source, ledger, policy, limits
         self._metrics = metrics
         self._metrics.closed_by = policy.closed_by
+        self._first: dict[Position, int] = {}  # polled since the assignment
         self._position: dict[Position, int] = {}
+        self._given_up: set[Position] = set()
         self._lag_at = 0.0
         self._thread = threading.Thread(target=self._run, name="riskwire-intake", daemon=True)
         self._slots = threading.Semaphore(limits.queue_batches_max)
@@ -92,6 +95,16 @@ class Intake:
             await asyncio.sleep(_REWIND_POLL_S)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the consumer's thread ran and runs no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the consumer's thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def _ended(self) -> bool:
         return self._stop.is_set() or not self._thread.is_alive()
 
@@ -104,7 +117,9 @@ class Intake:
         """Stop polling, wait for what is in hand, commit, leave the group."""
         self._stop.set()
         if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, self._limits.drain_timeout_s + 5)
+            await asyncio.to_thread(self._thread.join, self._limits.drain_timeout_s + _LEAVE_S)
+        if self._thread.is_alive():
+            log.warning("Kafka does not let go in time; what was not committed will be done again")
 
     def _run(self) -> None:
         try:
@@ -123,6 +138,7 @@ class Intake:
             source.poll(1, _WAIT_MS, 0)  # the group needs it; its records will be read again
             return
         linger_ms = self.policy.linger_ms()
+        self._given_up.clear()
         batches = source.poll(self.policy.records_max, _WAIT_MS, linger_ms)
         if batches:
             self.policy.closed(sum(map(len, batches)), linger_ms, batches[0].polled_us)
@@ -135,8 +151,11 @@ class Intake:
         generation = self.ledger.generation
         for batch in batches:
             self._held.append(dataclasses.replace(batch, generation=generation))
-            after = next_offsets(batch)
-            self._position |= {(batch.topic, p): offset for p, offset in after.items()}
+            for p, offset in next_offsets(batch).items():
+                at = (batch.topic, p)
+                self._position[at] = offset
+                if at not in self._first:
+                    self._first[at] = int(batch.offset[batch.partition == p][0])
 
     def _hand_over(self, source: Source) -> None:
         if not self._slots.acquire(timeout=_PAUSE_AFTER_S):
@@ -168,8 +187,8 @@ class Intake:
         try:
             committed = source.committed(list(owned)) if owned else {}
             # Nothing is polled between the ledger's new generation and the seek that it stands for.
-            first = self.ledger.rewound()
-            targets = {at: offset for at, offset in first.items() if at in owned} | committed
+            self.ledger.rewound()
+            targets = {at: o for at, o in self._first.items() if at in owned} | committed
             if targets:
                 source.seek(targets)
         except BrokerUnavailable as error:
@@ -191,6 +210,7 @@ class Intake:
         self._unconfirmed |= offsets
         if offsets and not quiet:
             source.commit(offsets, wait=False)
+            self._metrics.commit(ok=True)
         elif self._unconfirmed and quiet:
             # An asynchronous commit may have failed unseen: a quiet moment confirms the last ones.
             self._commit_and_wait(source, self._unconfirmed)
@@ -212,6 +232,9 @@ class Intake:
     def assigned(self, partitions: Sequence[Position]) -> None:
         """See `RebalanceListener.assigned`."""
         self.ledger.assigned(partitions)
+        if self._given_up & set(partitions):
+            # Given up and back within one poll: its records of before and after look alike.
+            self._rewind.set()
         self._assigned.set()
         log.info("partitions assigned", partitions=sorted(p for _, p in partitions))
 
@@ -230,6 +253,8 @@ class Intake:
         for at in partitions:
             self._unconfirmed.pop(at, None)
             self._position.pop(at, None)
+            self._first.pop(at, None)
+        self._given_up |= set(partitions)
         log.info("partitions given up", partitions=sorted(p for _, p in partitions), lost=lost)
 
     def _offsets(self) -> dict[Position, int]:

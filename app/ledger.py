@@ -27,7 +27,6 @@ class Ledger:
         self._tickets: dict[int, dict[Position, int]] = {}  # begun and not acknowledged, in order
         self._done: set[int] = set()
         self._committable: dict[Position, int] = {}
-        self._first: dict[Position, int] = {}
         self._last_ticket = 0
         self.generation = 0
 
@@ -53,7 +52,6 @@ class Ledger:
         """Commit nothing more of these partitions."""
         with self._lock:
             for at in partitions:
-                self._first.pop(at, None)
                 self._committable.pop(at, None)
                 for offsets in self._tickets.values():
                     offsets.pop(at, None)
@@ -71,10 +69,6 @@ class Ledger:
             self._last_ticket += 1
             offsets = {(batch.topic, p): offset for p, offset in next_offsets(batch).items()}
             self._tickets[self._last_ticket] = offsets
-            backwards = batch.partition[::-1].tolist(), batch.offset[::-1].tolist()
-            first = dict(zip(*backwards, strict=True))
-            for p, offset in first.items():
-                self._first.setdefault((batch.topic, p), offset)
             return self._last_ticket, batch
 
     def done(self, tickets: Iterable[int]) -> None:
@@ -108,11 +102,8 @@ class Ledger:
         with self._lock:
             return self._lock.wait_for(idle, timeout_s)
 
-    def rewound(self) -> dict[Position, int]:
-        """Drop all that is in hand; batches polled until now are not admitted any more.
-
-        Gives the first offset seen of each partition: where to go on if none was ever committed.
-        """
+    def rewound(self) -> None:
+        """Drop all that is in hand; batches polled until now are not admitted any more."""
         with self._lock:
             self.generation += 1
             self._tickets.clear()
@@ -121,7 +112,6 @@ class Ledger:
             for since in self._owned_since.values():
                 since[since != _NOT_OWNED] = self.generation
             self._lock.notify_all()
-            return dict(self._first)
 
 
 def next_offsets(batch: RecordBatch) -> dict[int, int]:

@@ -7,6 +7,8 @@ offsets be committed. Raises ConfigError for what an operator must mend.
 
 import asyncio
 import dataclasses
+import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,6 +42,7 @@ from app.warm_up import warm_up
 
 log = structlog.get_logger("riskwire.worker")
 _ASK_AGAIN_S = 30.0
+_ENVELOPE_BYTES = 4096  # Kafka's own bytes around a record, generously
 
 
 class Worker:
@@ -83,7 +86,7 @@ class Worker:
             self._cache_counts[entity] = now
 
     def readiness(self) -> tuple[bool, list[str]]:
-        """Whether batches flow: a group assignment, and nothing outside is away."""
+        """Whether batches flow: the group answered, Redis and registry too, outputs go out."""
         reasons = [f"{name} is away: {error}" for name, error in self.parts.backoff.away.items()]
         if not self.intake.is_assigned:
             reasons.append("no partitions assigned yet")
@@ -91,6 +94,11 @@ class Worker:
             reasons.append(self.delivery.failing)
         self.metrics.ready(ready=not reasons)
         return not reasons, reasons
+
+    def liveness(self) -> tuple[bool, list[str]]:
+        """Whether the threads that must run do; what is away outside does not count."""
+        ended = self.intake.has_ended
+        return not ended, ["the consumer's thread has ended"] if ended else []
 
     def _count(self, processed: Processed) -> None:
         metrics, transactions = self.metrics, processed.transactions
@@ -188,13 +196,20 @@ def run(settings: Settings) -> int:
         worker.handle,
         worker.drain,
     )
-    http = HttpServer(settings.http_host, settings.http_port, metrics.registry, worker.readiness)
+    http = HttpServer(
+        settings.http_host, settings.http_port, metrics.registry, worker.readiness, worker.liveness
+    )
     log.info("worker starts", model=worker.parts.scorer.model_id, http_port=http.port)
     try:
-        return run_app(app, settings.log_level, logs.dict_config(settings))
+        status = run_app(app, settings.log_level, logs.dict_config(settings))
     finally:
         http.close()
         asyncio.run(worker.delivery.close())  # open still where the app did not come up
+    if worker.intake.is_running:
+        # Kafka is away and its client waits for it: nothing is left to do that may be waited for.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 def _limits(settings: Settings) -> decode.Limits:
@@ -212,17 +227,25 @@ def _wire_formats(settings: Settings) -> tuple[WriterSchemas, Route]:
         scores=settings.topic("scores"),
         alerts=settings.topic("alerts"),
         dead_letters=settings.topic("dead_letters"),
+        letter_bytes_max=settings.message_bytes_max - _ENVELOPE_BYTES,
     )
     if not settings.schema_registry_url:
         return MemoryRegistry(), route
     from app.adapters.registry import SchemaRegistry  # noqa: PLC0415 -- needed by few, slow
 
     registry = SchemaRegistry(settings)
-    score, alert = schemas.load("risk_score"), schemas.load("risk_alert")
+
+    async def header(topic_and_name: tuple[str, str]) -> bytes:
+        topic, name = topic_and_name
+        return registry.header(f"{topic}-value", schemas.load(name).text)
+
+    def wait(topic: str, name: str) -> bytes:
+        return asyncio.run(Backoff().until_available("schema registry", header, (topic, name)))
+
     return registry, dataclasses.replace(
         route,
-        score_header=registry.header(f"{route.scores}-value", score.text),
-        alert_header=registry.header(f"{route.alerts}-value", alert.text),
+        score_header=wait(route.scores, "risk_score"),
+        alert_header=wait(route.alerts, "risk_alert"),
     )
 
 

@@ -1,10 +1,14 @@
 """The architecture's promises as tests: who may import what, sizes, docstrings, clean locks."""
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import schemas
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("app", "features", "models", "schemas")
@@ -117,3 +121,24 @@ def test_locks_are_pinned_by_hash_and_name_no_registry(path: Path) -> None:
     assert pinned
     assert not [line for line in pinned if "==" not in line or "--hash=sha256:" not in line]
     assert "://" not in text
+
+
+def _fields(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every field of an Avro schema, nested records included."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _fields(part)
+    elif isinstance(schema, dict):
+        for field in schema.get("fields", ()):
+            yield field
+            yield from _fields(field["type"])
+        for inner in ("items", "values", "type"):
+            yield from _fields(schema.get(inner))
+
+
+@pytest.mark.parametrize("name", schemas.NAMES)
+def test_every_field_of_a_schema_is_explained(name: str) -> None:
+    """The wire contract says what each field means."""
+    fields = list(_fields(json.loads(schemas.load(name).text)))
+    assert len(fields) > 5
+    assert not [field["name"] for field in fields if len(field.get("doc", "")) < 8]

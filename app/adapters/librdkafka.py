@@ -276,6 +276,12 @@ def partition_offsets(partitions: Any) -> dict[tuple[str, int], int]:
     return {(e.topic.decode(), e.partition): e.offset for e in elements}
 
 
+def raise_for_elements(partitions: Any, doing: str) -> None:
+    """Raise BrokerUnavailable for the first partition of a list that carries an error."""
+    for i in range(partitions.contents.cnt):
+        raise_for(partitions.contents.elems[i].err, doing)
+
+
 def fatal(client: int) -> str:
     """The text of a client's fatal error, empty if there is none."""
     text = c.create_string_buffer(512)

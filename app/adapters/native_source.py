@@ -174,6 +174,7 @@ class NativeSource:
         with _list(dict.fromkeys(partitions, rk.OFFSET_INVALID)) as wanted:
             error = rk.committed(self._client, wanted, _REQUEST_MS)
             rk.raise_for(error, "read committed offsets")
+            rk.raise_for_elements(wanted, "read committed offsets")
             found = rk.partition_offsets(wanted)
         return {at: offset for at, offset in found.items() if offset >= 0}
 
@@ -181,6 +182,7 @@ class NativeSource:
         """See `Source.seek`."""
         with _list(offsets) as partitions:
             _object(rk.seek_partitions(self._client, partitions, _REQUEST_MS), "seek")
+            rk.raise_for_elements(partitions, "seek")
 
     def ends(self) -> dict[tuple[str, int], int]:
         """See `Source.ends`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from app.config import Settings
-from app.errors import NativeTransportError
+from app.errors import ConfigError, NativeTransportError
 from app.ports import RebalanceListener, Sink, Source
 
 log = structlog.get_logger("riskwire.kafka")
@@ -34,6 +34,15 @@ PRODUCER_OPTIONS: Mapping[str, str] = {
     "batch.num.messages": "20000",
     "message.timeout.ms": "0",  # a broker that is away is waited for, not given up on
 }
+# What the guarantee rests on; options that are passed through may not change it.
+FIXED = (
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "acks",
+    "enable.idempotence",
+    "partitioner",
+    "delivery.report.only.error",
+)
 BYTES_MAX = 256 << 20  # of dead letters in flight; the rest of a batch is small
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
 
@@ -60,26 +69,29 @@ def choose_transport(settings: Settings) -> str:
 
 
 def open_source(settings: Settings, transport: str, listener: RebalanceListener) -> Source:
-    """The consumer of a transport, subscribed to the transactions topic."""
-    options = {
-        **CONSUMER_OPTIONS,
-        **settings.client_options(),
-        "group.id": settings.group_id,
-        **settings.consumer_options,
-    }
+    """The consumer of a transport, subscribed to the transactions topic; raises ConfigError."""
+    given = {**settings.client_options(), **settings.consumer_options}
+    _refuse_fixed(given)
+    options = {**CONSUMER_OPTIONS, "group.id": settings.group_id, **given}
     topics = [settings.topic("transactions")]
     return _twins(transport)[0](options, topics, listener, settings.batch_records_max)
 
 
 def open_sink(settings: Settings, transport: str) -> Sink:
-    """The producer of a transport."""
-    options = {
-        **PRODUCER_OPTIONS,
-        "message.max.bytes": str(settings.message_bytes_max),
-        **settings.client_options(),
-        **settings.producer_options,
-    }
+    """The producer of a transport; raises ConfigError."""
+    given = {**settings.client_options(), **settings.producer_options}
+    _refuse_fixed(given)
+    limit = {"message.max.bytes": str(settings.message_bytes_max)}
+    options = {**PRODUCER_OPTIONS, **limit, **given}
     return _twins(transport)[1](options, settings.inflight_records_max)
+
+
+def _refuse_fixed(given: Mapping[str, str]) -> None:
+    if fixed := sorted(set(FIXED) & given.keys()):
+        raise ConfigError(
+            f"the options {', '.join(fixed)} are Riskwire's own: nothing is lost because of them."
+            " Take them out of RISKWIRE_KAFKA_OPTIONS, _CONSUMER_OPTIONS and _PRODUCER_OPTIONS"
+        )
 
 
 def _twins(transport: str) -> tuple[Callable[..., Source], Callable[..., Sink]]:

@@ -205,6 +205,18 @@ def test_a_dead_letter_rejected_again_keeps_its_first_time() -> None:
     assert dict(out.letters[0].headers)["riskwire.error.code"] == b"EMPTY_VALUE"
 
 
+def test_a_letter_beyond_the_limit_leaves_its_bytes_at_the_source() -> None:
+    """What no broker would take is counted out all the same, with its source and its size."""
+    records = record_batch([(2, 9, b"k", b"x" * 5000)], headers=[[("trace", b"1")]])
+    route = Route("scores", "alerts", "dead-letters", letter_bytes_max=4000)
+    reject = Reject(0, RejectCode.VALUE_TOO_LARGE, "decode")
+    (letter,) = emit(records, _scored(transactions([]), [], []), [reject], SOURCE, route).letters
+    assert (letter.key, letter.value) == (None, None)
+    causes = dict(letter.headers)
+    assert causes["riskwire.error.source.offset"] == b"9"
+    assert b" bytes" in (causes["riskwire.error.omitted"] or b"")
+
+
 @pytest.mark.parametrize("code", list(RejectCode))
 def test_every_cause_has_a_message(code: RejectCode) -> None:
     """The closed list of causes is explained, code by code."""

@@ -16,7 +16,7 @@ from app.ports import RebalanceListener, Source
 from app.records import RecordBatch
 from tests.app.builders import begin, record_batch
 
-AT = ("transactions", 0)
+AT, AT1 = ("transactions", 0), ("transactions", 1)
 LIMITS = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=0.5)
 
 
@@ -34,7 +34,7 @@ class Bench:
         return self._opened
 
     def _open(self, listener: RebalanceListener) -> Source:
-        self._opened = MemorySource(listener, [AT])
+        self._opened = MemorySource(listener, [AT, AT1])
         return self._opened
 
     async def start(self) -> None:
@@ -135,6 +135,26 @@ async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench: Bench)
     bench.intake.ledger.admit(await bench.take())
     await bench.intake.rewind()
     await until(lambda: bench.source.sought == [{AT: 7}])
+
+
+async def test_a_rewind_goes_back_for_what_was_polled_and_not_begun(bench: Bench) -> None:
+    """A partition whose records wait in the queue is read again too: they are stale from now on."""
+    bench.add(7, 2)
+    bench.source.add(record_batch([(1, 3, b"k", b"v"), (1, 4, b"k", b"v")]))
+    one, two = await bench.take(), await bench.take()
+    begin(bench.intake.ledger, one)
+    await bench.intake.rewind()
+    assert bench.source.sought == [{AT: 7, AT1: 3}]
+    assert bench.intake.ledger.admit(two) is None
+
+
+async def test_a_partition_given_up_and_back_within_a_poll_is_read_again(bench: Bench) -> None:
+    """Records of before and after cannot be told apart then: the intake goes back."""
+    bench.intake.revoked([AT], lost=True)
+    bench.intake.assigned([AT])
+    await until(lambda: bench.source.sought or not bench.intake._rewind.is_set())
+    bench.add(0, 2)
+    assert bench.intake.ledger.admit(await bench.take()) is not None
 
 
 async def test_stop_drains_within_its_time() -> None:

@@ -17,7 +17,14 @@ from app.adapters.confluent import ObjectSink, ObjectSource
 from app.adapters.mock_cluster import MockCluster
 from app.adapters.native_sink import NativeSink
 from app.adapters.native_source import NativeSource
-from app.adapters.transport import CONSUMER_OPTIONS, PRODUCER_OPTIONS
+from app.adapters.transport import (
+    CONSUMER_OPTIONS,
+    PRODUCER_OPTIONS,
+    choose_transport,
+    open_sink,
+    open_source,
+)
+from app.config import load_settings
 from app.demo.cluster import Kafka
 from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
 from app.ports import Sink, Source
@@ -142,6 +149,37 @@ def test_both_sources_give_the_same_rows(kafka: Kafka, topic: MakeTopic, group: 
         rows.append(sorted(_read(source, len(RECORDS))))
         source.close()
     assert rows[0] == rows[1]
+
+
+@both_sources
+def test_a_consumer_that_closes_commits_nothing(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
+    """What was read and not committed is read again by the next member, at once."""
+    name = topic("close", partitions=1)
+    _fill(kafka, name, [(0, None, b"%d" % i, None) for i in range(5)])
+    for _ in range(2):
+        source = make(_options(kafka, group), [name], Listener(), 500)
+        assert [r[2] for r in _read(source, 5)] == [0, 1, 2, 3, 4]
+        source.close()
+
+
+def test_a_header_name_that_is_no_text_stops_nothing(
+    kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
+    """A name of any bytes: the native source reads it, and both sinks send such a letter on."""
+    name = topic("names", partitions=1)
+    odd = Letter(name, 0, None, b"odd", (Header("n\udcff", b"1"),))
+    for ticket, make in enumerate(SINKS, 1):
+        sink = _sink(make, kafka)
+        sink.send(Outbound((), (odd, Letter(name, 0, None, b"good", ())), name), ticket)
+        assert _collect(sink, 1) == [ticket]
+        sink.close(0)
+    source = NativeSource(_options(kafka, group), [name], Listener(), 500)
+    rows = _read(source, 4)
+    source.close()
+    assert [r[6] for r in rows] == [b"odd", b"good"] * 2
+    assert [r[7] for r in rows] == [list(odd.headers), [], [Header("n\ufffd", b"1")], []]
 
 
 @both_sources
@@ -373,6 +411,25 @@ def test_a_version_outside_the_tested_range_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(librdkafka, "VERSION_TESTED", (0x7F000000, 0x7FFFFFFF))
     with pytest.raises(NativeTransportError, match="RISKWIRE_TRANSPORT=objects"):
         librdkafka.check()
+
+
+def test_where_native_refuses_objects_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker goes on with the other transport, and the log says why."""
+    assert choose_transport(load_settings()) == "native"
+    monkeypatch.setattr(librdkafka, "VERSION_TESTED", (0x7F000000, 0x7FFFFFFF))
+    with structlog.testing.capture_logs() as logs:
+        assert choose_transport(load_settings()) == "objects"
+    assert "outside the tested range" in logs[0]["reason"]
+
+
+@pytest.mark.parametrize("option", ["enable.auto.commit", "acks", "enable.idempotence"])
+def test_an_option_that_the_guarantee_rests_on_is_refused(option: str) -> None:
+    """Options pass through, but none that would lose records; the message names it."""
+    settings = load_settings(kafka_options={option: "x"})
+    with pytest.raises(ConfigError, match=option):
+        open_source(settings, "native", Listener())
+    with pytest.raises(ConfigError, match=option):
+        open_sink(settings, "objects")
 
 
 def test_another_struct_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
