@@ -170,7 +170,8 @@ def test_a_header_name_that_is_no_text_stops_nothing(
     """A name of any bytes: the native source reads it, and both sinks send such a letter on."""
     name = topic("names", partitions=1)
     odd = Letter(name, 0, None, b"odd", (Header("n\udcff", b"1"),))
-    for ticket, make in enumerate(SINKS, 1):
+    makes: tuple[MakeSink, ...] = SINKS
+    for ticket, make in enumerate(makes, 1):
         sink = _sink(make, kafka)
         sink.send(Outbound((), (odd, Letter(name, 0, None, b"good", ())), name), ticket)
         assert _collect(sink, 1) == [ticket]
