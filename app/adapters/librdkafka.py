@@ -21,7 +21,7 @@ from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
 VERSION_TESTED = (0x02100000, 0x0210FFFF)  # 2.16.x: what the pinned wheel carries
 MESSAGE_BYTES = 72
 
-ERR_NO_ERROR, ERR_PARTITION_EOF, ERR_TIMED_OUT, ERR_FATAL = 0, -191, -185, -150
+ERR_PARTITION_EOF, ERR_FATAL = -191, -150
 ERR_NO_OFFSET, ERR_ASSIGN, ERR_REVOKE = -168, -175, -174
 OFFSET_INVALID, PARTITION_ANY = -1001, -1
 PRODUCER, CONSUMER = 0, 1
@@ -120,7 +120,6 @@ conf_set_error_cb = _function("conf_set_error_cb", None, _P, ErrorCallback)
 conf_set_log_cb = _function("conf_set_log_cb", None, _P, LogCallback)
 new = _function("new", _P, _I, _P, _S, _Z)
 destroy = _function("destroy", None, _P)
-poll = _function("poll", _I, _P, _I)
 fatal_error = _function("fatal_error", _I, _P, _S, _Z)
 
 list_new = _function("topic_partition_list_new", _L, _I)
@@ -158,11 +157,9 @@ outq_len = _function("outq_len", _I, _P)
 purge = _function("purge", _I, _P, _I)
 event_type = _function("event_type", _I, _P)
 event_message_array = _function("event_message_array", _Z, _P, _P, _Z)
-event_message_count = _function("event_message_count", _Z, _P)
 event_error = _function("event_error", _I, _P)
 event_error_string = _function("event_error_string", _S, _P)
 event_destroy = _function("event_destroy", None, _P)
-error_code = _function("error_code", _I, _P)
 error_string = _function("error_string", _S, _P)
 error_destroy = _function("error_destroy", None, _P)
 
