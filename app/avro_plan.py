@@ -25,6 +25,15 @@ ENUM_FIELD = "channel"
 LONG_SLOTS = {"event_time": 0, "amount_minor": 1}
 CHANNEL_SLOT = 2
 STRING_SLOTS = {name: 3 + 2 * k for k, name in enumerate(STRING_FIELDS)}
+LABEL_KINDS = {
+    **dict.fromkeys(("transaction_id", "customer_id", "terminal_id"), "string"),
+    "event_time": "long",
+    "known_at": "long",
+    "fraud": "boolean",
+    "source": "enum",
+}
+"""The reader's fields of a label. Its plans only say which writers resolve, and which alike."""
+NUMBER_SLOTS = LONG_SLOTS | {"known_at": 1, "fraud": STRING_SLOTS["device_id"]}
 SKIP_SLOT = 17
 LOOP_SLOT = 19
 LOOPS_MAX = 4
@@ -217,8 +226,8 @@ class _Assembly:
         match _kind(writer), _kind(reader):
             case "record", "record":
                 return self._resolve_record(writer, reader, then)
-            case ("int" | "long") as kind, "long":
-                return self.add(Op[kind.upper()], then, LONG_SLOTS[where])
+            case (("int" | "long") as kind, "long") | ("boolean" as kind, "boolean"):
+                return self.add(Op[kind.upper()], then, NUMBER_SLOTS[where])
             case (("string" | "bytes"), "string"):
                 return self.add(Op.STRING, then, STRING_SLOTS[where])
             case "enum", "enum":
@@ -296,7 +305,7 @@ class _Assembly:
             raise SchemaError(f"{name}: the writer lacks this field, and it has no default")
         if target["default"] is None:
             return self.add(Op.NULL, then, STRING_SLOTS[name])
-        if name == ENUM_FIELD:
+        if _kind(target["type"]) == "enum":
             symbols = target["type"]["symbols"]
             return self.add(Op.CHANNEL, then, symbols.index(target["default"]))
         raise PlanGap(f"{name}: a default that is a string or a number")
@@ -324,11 +333,13 @@ def _match_fields(writer: Any, reader: Any) -> dict[str, Any]:
 
 
 def _check_reader(reader: Any) -> None:
-    """The reader's fields must be the columns of `records.Transactions`."""
+    """The reader's fields must be the columns of `records.Transactions`, or those of a label."""
     found = {each["name"]: set(_kinds(each["type"])) for each in reader["fields"]}
+    if found == {name: {kind} for name, kind in LABEL_KINDS.items()}:
+        return
     strings = all(found.pop(name, set()) - {"null"} == {"string"} for name in STRING_FIELDS)
     if not strings or found != {**{name: {"long"} for name in LONG_SLOTS}, ENUM_FIELD: {"enum"}}:
-        raise SchemaError("the reader's fields are not the columns of a transaction")
+        raise SchemaError("the reader's fields are not the columns of a transaction or label")
 
 
 def _kinds(schema: Any) -> list[str]:
@@ -386,8 +397,9 @@ class Writers:
     Not thread-safe: schemas are added by whoever calls `decode`, between two calls.
     """
 
-    def __init__(self, reader: schemas.Schema | None = None) -> None:
-        bundled = schemas.load("transaction")
+    def __init__(self, reader: schemas.Schema | None = None, name: str = "transaction") -> None:
+        """Know the bundled schema `name`, which is also the reader's if no other is given."""
+        bundled = schemas.load(name)
         self.reader = reader or bundled
         self.reader_bare = _bare(self.reader.text)
         self._known: tuple[dict[int, WriterSchema], dict[int, WriterSchema]] = {}, {}

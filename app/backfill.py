@@ -1,134 +1,269 @@
-"""Past transactions into the online store, and a look at what lies there.
+"""Past transactions into the online store: the state that the stream would have left there.
 
-In: a history from a file or from the simulator. Out: profiles in Redis, written by the same code
-and under the same keys that the worker reads. Running it again writes the same profiles again.
-Raises ConfigError for a history that cannot be used, StoreUnavailable where Redis is away.
+In: a history from a file or from the simulator, and the instant as of which it is told. Out: blobs
+and one `Meta` for each partition in Redis, made by the kernel that the stream runs and found by the
+worker that claims the partition next. What became known after that instant is left to the labels
+topic. The rule: the history ends before the first record of the transactions topic, which is read
+from its beginning afterwards.
+
+A partition is taken like an owner takes it. While it is being written its `Meta` is one that
+nobody can read, which a worker takes for none: a backfill that ends half-way leaves nothing that
+counts, and running it again gives the same blobs. Raises ConfigError for a history that cannot be
+used and where a worker owns a partition, StoreUnavailable where Redis is away.
 """
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from app.adapters.redis import RedisStore
 from app.config import Settings
+from app.demo.traffic import divided, past_log
 from app.errors import ConfigError
-from app.history import read_history
-from features import profile
-from features.aggregate import DAY_US, History, aggregate
-from features.profile import LAYOUTS, Entity, Layout
-from models.simulate import Population
+from app.history import PastLog, read_history
+from app.meta import Meta, namespace
+from app.partitioner import partition_of
+from app.ports import StateStore
+from app.records import Int32s, Int64s
+from features import kernel
+from features.blob import customer_key, meta_key, pack_customers, pack_shares, share_key
+from features.contract import Timing, contract_id
+from features.offline import Log, replay
+from features.state import State
+from models import manifest
+from models.handbook import World
 
-CHUNK_PROFILES = 5_000
+OWNER = "backfill"
+CHUNK_BLOBS = 5_000
 
 T = TypeVar("T")
+Pairs = list[tuple[bytes, bytes]]
 Progressed = Callable[[int, int], None]
 
 
 class Written(NamedTuple):
-    """What a backfill did."""
+    """What a backfill did; a terminal's blobs are its shares, one for each partition."""
 
     transactions: int
     customers: int
     terminals: int
+    blobs: int
 
 
-def simulated(population: Population, days: int, as_of_us: int) -> History:
-    """Return the population's payments of the days before `as_of_us`."""
-    return population.as_history(population.history(as_of_us - days * DAY_US, as_of_us))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The rows of a history that are of one partition, and whose they are."""
+
+    partition: int
+    rows: Int64s
+    customers: Int64s
+    terminals: Int64s
+
+    def __len__(self) -> int:
+        return len(self.customers) + len(self.terminals)
 
 
 async def backfill(
-    store: RedisStore,
-    history: History,
+    store: StateStore,
+    past: PastLog,
     as_of_us: int,
+    timing: Timing,
+    partitions: int,
     on_progress: Progressed = lambda _done, _total: None,
+    name: str = "",
 ) -> Written:
-    """Write the profiles as they stood at `as_of_us`; an entity without history gets none."""
-    profiles = aggregate(history, as_of_us)
-    pairs = [
-        *_pairs("customer", history.customer_tokens, profiles.customers),
-        *_pairs("terminal", history.terminal_tokens, profiles.terminals),
+    """Let the store hold the state as of `as_of_us`, of all partitions, and nothing else.
+
+    A customer's partition is the one that Kafka's partitioner gives its token. Raises ConfigError
+    where a transaction is later, and where a worker owns a partition or claims it meanwhile.
+    """
+    if len(past) and int(past.log.event_time_us.max()) > as_of_us:
+        raise ConfigError("the history goes beyond the time as of which it is to be told")
+    contract = namespace(contract_id(timing), name)
+    found = [await _free(store, contract, p) for p in range(partitions)]
+    parts, done = _cut(past, partitions), 0
+    total = sum(len(part) for part in parts)
+    for part, value in zip(parts, found, strict=True):
+        state = _state(past, part, as_of_us, timing)
+        meta = _meta(state, partitions, value, as_of_us, timing)
+        write = _Write(store, contract, part.partition)
+        await write.begin(value)
+        pairs = _pairs(contract, past, part, state)
+        for first in range(0, len(pairs), CHUNK_BLOBS):
+            on_progress(done, total)
+            await write.go_on(pairs[first : first + CHUNK_BLOBS])
+            done += len(pairs[first : first + CHUNK_BLOBS])
+        await write.end(meta)
+    on_progress(done, total)
+    terminals = np.unique(np.concatenate([part.terminals for part in parts]))
+    return Written(len(past), sum(len(part.customers) for part in parts), len(terminals), total)
+
+
+async def _free(store: StateStore, contract: str, partition: int) -> bytes | None:
+    """What the store says of a partition that nobody owns."""
+    [value] = await store.fetch([meta_key(contract, partition)])
+    meta = Meta.parse(value)
+    if meta is not None and not meta.released:
+        raise ConfigError(
+            f"partition {partition} is owned by the worker {meta.owner!r}: stop the workers first"
+            " (one that was killed owns it still: start it again, and stop it)"
+        )
+    return value
+
+
+@dataclass(slots=True)
+class _Write:
+    """The writing of a partition, guarded by a `Meta` that is none."""
+
+    store: StateStore
+    contract: str
+    partition: int
+    mark: bytes = b""
+
+    async def begin(self, found: bytes | None) -> None:
+        """Take the partition and delete what is there."""
+        self.mark = f"{OWNER} {uuid.uuid4().hex}".encode()
+        key = meta_key(self.contract, self.partition)
+        await self._flush(found, self.mark, [])
+        await self.store.delete(key.removesuffix(b"meta"))
+        await self._flush(None, self.mark, [])
+
+    async def go_on(self, pairs: Pairs) -> None:
+        """Write some blobs."""
+        await self._flush(self.mark, self.mark, pairs)
+
+    async def end(self, meta: Meta) -> None:
+        """Let all that is written count."""
+        await self._flush(self.mark, meta.encode(), [])
+
+    async def _flush(self, expected: bytes | None, new: bytes, pairs: Pairs) -> None:
+        key = meta_key(self.contract, self.partition)
+        if not await self.store.flush(key, expected, new, pairs):
+            raise ConfigError(
+                f"somebody else took partition {self.partition} meanwhile: stop the workers, then"
+                " run this again"
+            )
+
+
+def _cut(past: PastLog, partitions: int) -> list[_Part]:
+    of_token = [partition_of(token, partitions) for token in past.customer_tokens]
+    partition = np.array(of_token, np.int32)[past.log.customer]
+    parts = []
+    for p in range(partitions):
+        rows = np.flatnonzero(partition == p)
+        customers, terminals = (
+            np.unique(whose[rows]).astype(np.int64)
+            for whose in (past.log.customer, past.log.terminal)
+        )
+        parts.append(_Part(p, rows, customers, terminals))
+    return parts
+
+
+def _state(past: PastLog, part: _Part, as_of_us: int, timing: Timing) -> State:
+    """The state of a partition alone: its rows are the places in `customers` and `terminals`."""
+    log, rows = past.log, part.rows
+    terminal = _places(part.terminals, log.terminal[rows])
+    partition, unknown = np.zeros(len(rows), np.int32), np.full(len(rows), -1, np.int8)
+    times, known_us = log.event_time_us[rows], log.known_at_us[rows]
+    payments = Log(
+        _places(part.customers, log.customer[rows]), terminal, times, log.amount_minor[rows],
+        partition, unknown, known_us,
+    )  # fmt: skip
+    _, state = replay(payments, timing)
+    fraud = log.fraud[rows]
+    told = np.flatnonzero((fraud >= 0) & (known_us <= as_of_us))
+    told = told[np.argsort(known_us[told], kind="stable")]
+    kernel.learn(
+        state, terminal[told], partition[told], times[told], known_us[told],
+        past.tags[rows[told]], fraud[told],
+    )  # fmt: skip
+    return state
+
+
+def _places(among: Int64s, values: Int32s) -> Int32s:
+    return np.searchsorted(among, values).astype(np.int32)
+
+
+def _meta(
+    state: State, partitions: int, found: bytes | None, as_of_us: int, timing: Timing
+) -> Meta:
+    """Nobody's state, from which the logs go on at their beginnings."""
+    before = Meta.parse(found)
+    newest = state.newest_us[:, 0]
+    # No record of before is awaited, but one that is late by the lateness is still in time.
+    complete_us = as_of_us - timing.lateness_us
+    return replace(
+        Meta(partitions, before.epoch if before else 0).owned_by(OWNER),
+        released=True,
+        newest_us=(int(newest[0]), int(newest[1])),
+        quiet_us=(complete_us, complete_us),
+    )
+
+
+def _pairs(contract: str, past: PastLog, part: _Part, state: State) -> Pairs:
+    names = [
+        *(customer_key(contract, part.partition, past.customer_tokens[i]) for i in part.customers),
+        *(share_key(contract, part.partition, past.terminal_tokens[i]) for i in part.terminals),
     ]
-    for start in range(0, len(pairs), CHUNK_PROFILES):
-        on_progress(start, len(pairs))
-        await store.write(pairs[start : start + CHUNK_PROFILES])
-    on_progress(len(pairs), len(pairs))
-    known = [int((rows[:, 0] > 0).sum()) for rows in (profiles.customers, profiles.terminals)]
-    return Written(len(history), *known)
+    blobs = [
+        *pack_customers(state, np.arange(len(part.customers), dtype=np.int32)),
+        *pack_shares(state, np.arange(len(part.terminals), dtype=np.int32)),
+    ]
+    return list(zip(names, blobs, strict=True))
 
 
 def run(settings: Settings, path: Path | None, seed: int, days: int) -> None:
     """Backfill from a file, or simulated history where there is none, with a progress bar."""
+    timing = manifest.read(settings.model).manifest.timing
     if path is None:
         as_of_us = time.time_ns() // 1000
-        history = simulated(Population(seed), days, as_of_us)
+        past = past_log(divided(World(seed), 0, as_of_us, days)[0], timing)
     else:
-        history = read_history(path)
-        as_of_us = int(history.event_time_us[-1]) + 1
+        past = read_history(path, timing)
+        as_of_us = int(past.log.event_time_us[-1])
     began = time.monotonic()
-    columns = (TextColumn("writing profiles"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("writing state"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("")
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
         written = asyncio.run(
-            _with_store(
+            with_store(
                 settings,
                 lambda store: backfill(
                     store,
-                    history,
+                    past,
                     as_of_us,
-                    lambda done, total: progress.update(bar, completed=done, total=total),
+                    timing,
+                    settings.partitions,
+                    show,
+                    settings.state_namespace,
                 ),
             )
         )
+    until = datetime.fromtimestamp(as_of_us // 1_000_000, UTC)
     Console().print(
-        f"{written.transactions:,} transactions gave {written.customers:,} customer and"
-        f" {written.terminals:,} terminal profiles in {time.monotonic() - began:.1f} s",
+        f"{written.transactions:,} transactions until {until:%Y-%m-%d %H:%M:%S} UTC gave the state"
+        f" of {written.customers:,} customers and {written.terminals:,} terminals"
+        f" ({written.blobs:,} blobs) in {time.monotonic() - began:.1f} s",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def show(settings: Settings, entity: str, token: str, *, as_json: bool) -> int:
-    """Print a profile as the worker reads it; 1 where there is none or it is damaged."""
-    if entity not in LAYOUTS:
-        raise ConfigError(f"{entity!r} is no entity; there are {', '.join(LAYOUTS)}")
-    layout = LAYOUTS["customer" if entity == "customer" else "terminal"]
-    key = profile.key(layout.entity, token.encode())
-    [blob] = asyncio.run(_with_store(settings, lambda store: store.fetch([key])))
-    rows, damaged = profile.decode(layout, [blob])
-    state = "missing" if blob is None else "damaged" if damaged else "found"
-    values = dict(zip((c.name for c in layout.columns), rows[0].tolist(), strict=True))
-    if as_json:
-        print(json.dumps({"key": key.decode(), "state": state, "profile": values}))  # noqa: T201
-    else:
-        _print_profile(layout, token, state, values)
-    return 0 if state == "found" else 1
-
-
-def _print_profile(layout: Layout, token: str, state: str, values: dict[str, float]) -> None:
-    note = "" if state == "found" else f" ({state}: the defaults are used)"
-    table = Table("column", "value", "meaning", title=f"{layout.entity} {token}{note}")
-    for column in layout.columns:
-        table.add_row(column.name, f"{values[column.name]:.6g}", column.doc)
-    Console().print(table)
-
-
-def _pairs(
-    entity: Entity, tokens: Sequence[bytes], rows: np.typing.NDArray[np.float32]
-) -> list[tuple[bytes, bytes]]:
-    seen = np.flatnonzero(rows[:, 0] > 0)  # the first column of both layouts is `known`
-    blobs = profile.encode(LAYOUTS[entity], rows[seen])
-    return [(profile.key(entity, tokens[i]), b) for i, b in zip(seen.tolist(), blobs, strict=True)]
-
-
-async def _with_store(settings: Settings, use: Callable[[RedisStore], Awaitable[T]]) -> T:
+async def with_store(settings: Settings, use: Callable[[RedisStore], Awaitable[T]]) -> T:
+    """What `use` gives with the store of the settings, which is closed then."""
     store = RedisStore(settings.redis_url, settings.redis_timeout_ms)
     try:
         return await use(store)

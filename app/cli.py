@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from app import cli_models
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ def _group(text: str) -> typer.Typer:
 
 app = _group("Score payments for fraud risk while they stream through Kafka.")
 topics = _group("Kafka's topics.")
-features = _group("Profiles in the online store.")
+features = _group("What the features are, and the state behind them in the online store.")
 bench = _group("Measure, on this machine.")
 app.add_typer(topics, name="topics")
 app.add_typer(features, name="features")
 app.add_typer(bench, name="bench")
+cli_models.add(app)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]
@@ -170,11 +172,11 @@ def features_backfill(
         Path | None, typer.Option(help="CSV (or Parquet) file of past transactions.")
     ] = None,
     seed: Seed = 0,
-    days: Annotated[int, typer.Option(min=1, max=365, help="Simulated days.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Simulated days.")] = 45,
     *,
     simulate: Annotated[bool, typer.Option("--simulate", help="Simulate the history.")] = False,
 ) -> None:
-    """Make profiles from past transactions and write them to Redis."""
+    """Make the state from past transactions, which end before the topic's first; stop workers."""
     from app.backfill import run
 
     if (history is None) == (not simulate):
@@ -189,10 +191,18 @@ def features_get(
     *,
     as_json: Json = False,
 ) -> None:
-    """Show a profile as the worker reads it."""
-    from app.backfill import show
+    """Show what is known of an entity, as the worker reads it; status 1 if that is nothing."""
+    from app.features_cli import show
 
     raise typer.Exit(show(_settings(), entity, token, as_json=as_json))
+
+
+@features.command("list")
+def features_list(*, as_json: Json = False) -> None:
+    """Say of every feature whose it is, what it is made of, and what it says."""
+    from app.features_cli import show_list
+
+    show_list(as_json=as_json)
 
 
 @bench.command("throughput")
@@ -223,6 +233,27 @@ def bench_throughput(
         typer.echo(json.dumps(report))
     else:
         throughput.show(report, Console())
+
+
+@bench.command("stages")
+def bench_stages(
+    records: Annotated[int, typer.Option(min=10_000, help="Transactions a pass.")] = 300_000,
+    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 2048,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Measure what each stage costs by itself, without Kafka."""
+    from rich.console import Console
+
+    from app.bench import stages
+
+    report = stages.run(records, batch)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report))
+    else:
+        stages.show(report, Console())
 
 
 @app.command()

@@ -54,9 +54,7 @@ class Settings(BaseSettings):
     topic_dead_letters: str = Field(
         "dead-letters", description="Output: records that could not be scored."
     )
-    partitions: int = Field(
-        4, ge=1, le=10_000, description="Partitions that `topics apply` gives each topic."
-    )
+    partitions: int = Field(4, ge=1, le=10_000, description="Partitions of each topic.")
     replication: int = Field(
         1, ge=1, le=7, description="Replication factor that `topics apply` gives each topic."
     )
@@ -106,11 +104,29 @@ class Settings(BaseSettings):
         3.0, gt=0, le=60, description="Time to finish work in hand on stop."
     )
 
-    near_cache_entries: int = Field(
-        65_536, ge=1024, description="Profiles of each entity kept in the worker's memory."
+    worker_id: str = Field(
+        "", description="Name of this worker, stable over restarts; empty: the host's name."
     )
-    near_cache_ttl_s: float = Field(
-        60.0, gt=0, description="After this time a profile is read from Redis again."
+    state_customers_max: int = Field(
+        65_536, ge=4096, description="Customers kept in the worker's memory."
+    )
+    state_shares_max: int = Field(
+        262_144,
+        ge=4096,
+        description="Shares of terminals kept in memory: terminals times partitions.",
+    )
+    state_namespace: str = Field(
+        "",
+        pattern=r"^[a-zA-Z0-9._-]{0,64}$",
+        description="Tells deployments apart that share a Redis; part of every key.",
+    )
+    state_flush_ms: int = Field(
+        2000, ge=10, le=60_000, description="Time between writes of changed state to Redis."
+    )
+    alignment: Literal["mark", "wait"] = Field(
+        "mark",
+        description="A score whose inputs may still be on their way: mark it provisional, or wait "
+        "for them (replays, by one worker that owns all partitions).",
     )
 
     value_bytes_max: int = Field(
@@ -144,6 +160,15 @@ class Settings(BaseSettings):
         if self.inflight_records_max < 3 * self.batch_records_max:
             raise ValueError(
                 "RISKWIRE_INFLIGHT_RECORDS_MAX must be at least 3 times RISKWIRE_BATCH_RECORDS_MAX"
+            )
+        if self.state_customers_max < self.batch_records_max:
+            raise ValueError(
+                "RISKWIRE_STATE_CUSTOMERS_MAX must be at least RISKWIRE_BATCH_RECORDS_MAX"
+            )
+        if self.state_shares_max < self.batch_records_max * self.partitions:
+            raise ValueError(
+                "RISKWIRE_STATE_SHARES_MAX must be at least RISKWIRE_BATCH_RECORDS_MAX times"
+                " RISKWIRE_PARTITIONS"
             )
         return self
 

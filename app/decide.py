@@ -1,27 +1,24 @@
 """Stage 4: probabilities become decisions, and an alert gets its reasons.
 
 `decide` compares with the policy's two thresholds, as float32 on both sides, which is what scores
-and alerts carry. `reasons` works by occlusion: one feature after another takes its usual value (the
-reference, the median of the training data), and what the score loses is that feature's
-contribution. Same input, same result, ties in the order of the features. Raises ScoringError
-through `score` only. Imports no model runtime, no clock.
+and alerts carry. `reasons` ranks what each feature adds to the raw score (log-odds), which the
+explainer behind `ports.Explainer` knows exactly; it is asked about alerted rows only. Same input,
+same result, ties in the order of the features. Imports no model runtime, no clock.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.errors import ConfigError
-from app.ports import Scorer
+from app.ports import Explainer
 from app.records import Float32s, Int8s, Int64s, Reason
-from app.score import score
 from features.contract import FEATURES
 
 APPROVE, REVIEW, DECLINE = range(3)
 DECISIONS = ("APPROVE", "REVIEW", "DECLINE")
 """The symbols of the schemas' Decision, in their order."""
-
-OCCLUDED_ROWS_MAX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +48,23 @@ def decide(scores: Float32s, policy: Policy) -> Int8s:
 
 
 def reasons(
-    matrix: Float32s,
-    rows: Int64s,
-    scores: Float32s,
-    scorer: Scorer,
-    reference: Float32s,
-    *,
-    top: int = 3,
+    matrix: Float32s, rows: Int64s, explainer: Explainer, *, top: int = 3
 ) -> list[tuple[Reason, ...]]:
     """Why each of `rows` scored as it did: up to `top` reasons, strongest first.
 
-    `matrix` float32 (n, F) and `scores` float32 (n,) are the whole batch, `reference` float32 (F,).
-    Features that share a reason code are represented by the strongest of them; a feature without
-    which the score would be as high or higher is no reason.
+    `matrix` float32 (n, F) is the whole batch. Features that share a reason code are represented by
+    the strongest of them; a feature that adds nothing to the score is no reason.
     """
+    if not len(rows):
+        return []
     vectors = matrix[rows]
-    contributions = _contributions(vectors, scores[rows], scorer, reference)
+    contributions = explainer.contributions(vectors)
     order = np.argsort(-contributions, axis=1, kind="stable")
     return [_strongest(vectors[i], contributions[i], order[i], top) for i in range(len(rows))]
 
 
-def _contributions(
-    vectors: Float32s, scores: Float32s, scorer: Scorer, reference: Float32s
-) -> Float32s:
-    """What each score loses when a feature takes its reference value, float32 (k, F)."""
-    k, width = vectors.shape
-    occluded = np.repeat(vectors, width, axis=0)
-    column = np.tile(np.arange(width), k)
-    occluded[np.arange(k * width), column] = reference[column]
-    parts = [
-        score(occluded[at : at + OCCLUDED_ROWS_MAX], scorer)
-        for at in range(0, len(occluded), OCCLUDED_ROWS_MAX)
-    ]
-    without = np.concatenate([*parts, np.empty(0, np.float32)]).reshape(k, width)
-    lost: Float32s = scores[:, np.newaxis] - without
-    return lost
-
-
 def _strongest(
-    vector: Float32s, contribution: Float32s, order: Int64s, top: int
+    vector: Float32s, contribution: NDArray[np.float64], order: Int64s, top: int
 ) -> tuple[Reason, ...]:
     found: dict[str, Reason] = {}
     for column in order:

@@ -11,7 +11,7 @@ fastavro lets much pass that no writer produces (negative indexes, a boolean 7, 
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,14 @@ class Decoded:
     unresolved: frozenset[int]
 
 
-class _Fault(Exception):  # noqa: N818 -- no error of the program: a verdict on a record
+Fields = Mapping[str, Any]
+Validate = Callable[[Fields, bytes | None, int, Limits], None]
+"""Raises Fault unless fields, key and append time in us make sense."""
+
+
+class Fault(Exception):  # noqa: N818 -- no error of the program: a verdict on a record
+    """A record is to be rejected; does not leave the twins."""
+
     def __init__(self, code: RejectCode) -> None:
         super().__init__(code)
         self.code = code
@@ -97,19 +104,35 @@ def reject(row: int, code: RejectCode) -> Reject:
 
 def decode(records: RecordBatch, writers: Writers, limits: Limits) -> Decoded:
     """Decode and validate a batch; never raises on data."""
-    append = _append_times(records)
-    accepted: dict[int, Mapping[str, Any]] = {}
+    accepted, rejects, unresolved = read_rows(
+        records, range(len(records)), writers, limits, _validate
+    )
+    return Decoded(_columns(records, accepted, writers), rejects, unresolved)
+
+
+def read_rows(
+    records: RecordBatch, rows: Iterable[int], writers: Writers, limits: Limits, validate: Validate
+) -> tuple[dict[int, Fields], list[Reject], frozenset[int]]:
+    """The reader's fields of each of the rows that is accepted, rejects, and unresolved ids.
+
+    With unresolved ids the rest is empty. `validate` looks at what decoded and raises Fault.
+    """
+    append_us = append_times(records).tolist()
+    accepted: dict[int, Fields] = {}
     rejects, unresolved = [], set()
-    for row in range(len(records)):
+    for row in rows:
         try:
-            accepted[row] = _decode_one(records, row, append[row], writers, limits)
-        except _Fault as fault:
+            fields = _decode_one(records, row, writers, limits)
+            validate(fields, records.keys[row], append_us[row], limits)
+        except Fault as fault:
             rejects.append(reject(row, fault.code))
         except _UnresolvedId as unknown:
             unresolved.add(unknown.schema_id)
+        else:
+            accepted[row] = fields
     if unresolved:
         accepted, rejects = {}, []
-    return Decoded(_columns(records, append, accepted, writers), rejects, frozenset(unresolved))
+    return accepted, rejects, frozenset(unresolved)
 
 
 def fill_in(
@@ -133,25 +156,20 @@ def fill_in(
     return Decoded(transactions, sorted(rejects, key=lambda each: each.row), frozenset())
 
 
-def _append_times(records: RecordBatch) -> list[int]:
-    return [
-        1000 * min(max(ms, -APPEND_TIME_MS_MAX), APPEND_TIME_MS_MAX) if kind else records.polled_us
-        for ms, kind in zip(
-            records.timestamp_ms.tolist(), records.timestamp_type.tolist(), strict=True
-        )
-    ]
+def append_times(records: RecordBatch) -> Int64s:
+    """When each record was appended in us: its timestamp, of polling where it has none."""
+    stamp_us = 1000 * np.clip(records.timestamp_ms, -APPEND_TIME_MS_MAX, APPEND_TIME_MS_MAX)
+    return np.where(records.timestamp_type != 0, stamp_us, records.polled_us)
 
 
-def _decode_one(
-    records: RecordBatch, row: int, append_us: int, writers: Writers, limits: Limits
-) -> Mapping[str, Any]:
+def _decode_one(records: RecordBatch, row: int, writers: Writers, limits: Limits) -> Fields:
     value = records.values[row]
     if value is None:
-        raise _Fault(RejectCode.NULL_VALUE)
+        raise Fault(RejectCode.NULL_VALUE)
     if not value:
-        raise _Fault(RejectCode.EMPTY_VALUE)
+        raise Fault(RejectCode.EMPTY_VALUE)
     if len(value) > limits.value_bytes_max:
-        raise _Fault(RejectCode.VALUE_TOO_LARGE)
+        raise Fault(RejectCode.VALUE_TOO_LARGE)
     _check_headers(records.headers[row] or b"", limits)
     framing, key, at = _framing(value)
     try:
@@ -159,17 +177,15 @@ def _decode_one(
     except KeyError:
         raise _UnresolvedId(key) from None
     if writer is None:
-        raise _Fault(RejectCode.UNKNOWN_SCHEMA)
-    fields = _fields(value, at, writer, writers)
-    _validate(fields, records.keys[row], append_us, limits)
-    return fields
+        raise Fault(RejectCode.UNKNOWN_SCHEMA)
+    return _fields(value, at, writer, writers)
 
 
 def _check_headers(packed: bytes, limits: Limits) -> None:
     headers = unpack_headers(packed)
     size = len(packed) - 8 * len(headers)
     if len(headers) > limits.headers_max or size > limits.header_bytes_max:
-        raise _Fault(RejectCode.HEADERS_TOO_LARGE)
+        raise Fault(RejectCode.HEADERS_TOO_LARGE)
 
 
 def _framing(value: bytes) -> tuple[int, int, int]:
@@ -179,35 +195,35 @@ def _framing(value: bytes) -> tuple[int, int, int]:
     elif SINGLE_OBJECT_MAGIC.startswith(value[:2]):
         framing, start, end = SINGLE_OBJECT, 2, 10
     else:
-        raise _Fault(RejectCode.BAD_MAGIC)
+        raise Fault(RejectCode.BAD_MAGIC)
     if len(value) < end:
-        raise _Fault(RejectCode.TRUNCATED)
+        raise Fault(RejectCode.TRUNCATED)
     if framing == CONFLUENT:
         return framing, int.from_bytes(value[start:end], "big", signed=True), end
     return framing, int.from_bytes(value[start:end], "little"), end
 
 
-def _fields(value: bytes, at: int, writer: WriterSchema, writers: Writers) -> Mapping[str, Any]:
-    """The reader's fields of a value; strings as str, the channel as its symbol."""
+def _fields(value: bytes, at: int, writer: WriterSchema, writers: Writers) -> Fields:
+    """The reader's fields of a value; strings as str, an enum as its symbol."""
     if _end(writer.bare, writer.names, value, at) != len(value):
-        raise _Fault(RejectCode.TRAILING_BYTES)
+        raise Fault(RejectCode.TRAILING_BYTES)
     body = io.BytesIO(value[at:])
     try:
         fields = fastavro.schemaless_reader(body, writer.bare, writers.reader_bare)
     except SchemaResolutionError:
-        raise _Fault(RejectCode.BAD_BRANCH) from None
+        raise Fault(RejectCode.BAD_BRANCH) from None
     except UnicodeDecodeError:
-        raise _Fault(RejectCode.BAD_UTF8) from None
+        raise Fault(RejectCode.BAD_UTF8) from None
     except Exception:  # noqa: BLE001 -- fastavro fails on data in many ways
-        raise _Fault(RejectCode.UNDECODABLE) from None
+        raise Fault(RejectCode.UNDECODABLE) from None
     if not isinstance(fields, dict):
-        raise _Fault(RejectCode.UNDECODABLE)
+        raise Fault(RejectCode.UNDECODABLE)
     return fields
 
 
 def _take(value: bytes, at: int, size: int) -> int:
     if size > len(value) - at:
-        raise _Fault(RejectCode.TRUNCATED)
+        raise Fault(RejectCode.TRUNCATED)
     return at + size
 
 
@@ -220,24 +236,24 @@ def _long(value: bytes, at: int, bits: int = 64) -> tuple[int, int]:
         if value[at] < 0x80:
             break
         if end - first == 10:
-            raise _Fault(RejectCode.BAD_VARINT)
+            raise Fault(RejectCode.BAD_VARINT)
         at = end
     if number >> bits or (value[at] == 0 and at > first):
-        raise _Fault(RejectCode.BAD_VARINT)
+        raise Fault(RejectCode.BAD_VARINT)
     return number >> 1 ^ -(number & 1), end
 
 
 def _length(value: bytes, at: int) -> tuple[int, int]:
     size, at = _long(value, at)
     if not 0 <= size <= len(value) - at:
-        raise _Fault(RejectCode.BAD_LENGTH)
+        raise Fault(RejectCode.BAD_LENGTH)
     return size, at
 
 
 def _index(value: bytes, at: int, branches: int) -> tuple[int, int]:
     index, at = _long(value, at)
     if not 0 <= index < branches:
-        raise _Fault(RejectCode.BAD_BRANCH)
+        raise Fault(RejectCode.BAD_BRANCH)
     return index, at
 
 
@@ -245,7 +261,7 @@ _FIXED_BYTES = {"null": 0, "float": 4, "double": 8}
 
 
 def _end(schema: Any, names: Mapping[str, Any], value: bytes, at: int) -> int:
-    """Where a value ends that begins at `at`; raises _Fault unless it is encoded strictly."""
+    """Where a value ends that begins at `at`; raises Fault unless it is encoded strictly."""
     if isinstance(schema, list):
         branch, at = _index(value, at, len(schema))
         return _end(schema[branch], names, value, at)
@@ -284,7 +300,7 @@ def _primitive_end(kind: str, value: bytes, at: int) -> int:
 def _boolean_end(value: bytes, at: int) -> int:
     end = _take(value, at, 1)
     if value[at] > 1:
-        raise _Fault(RejectCode.BAD_BOOLEAN)
+        raise Fault(RejectCode.BAD_BOOLEAN)
     return end
 
 
@@ -293,7 +309,7 @@ def _string_end(value: bytes, at: int) -> int:
     try:
         value[at : at + size].decode()
     except UnicodeDecodeError:
-        raise _Fault(RejectCode.BAD_UTF8) from None
+        raise Fault(RejectCode.BAD_UTF8) from None
     return at + size
 
 
@@ -308,36 +324,39 @@ def _blocks_end(schema: Any, names: Mapping[str, Any], value: bytes, at: int) ->
             size, at = _length(value, at)
             block_end = at + size
         if abs(count) > len(value) - at:
-            raise _Fault(RejectCode.BAD_LENGTH)
+            raise Fault(RejectCode.BAD_LENGTH)
         for _ in range(abs(count)):
             if schema["type"] == "map":
                 at = _string_end(value, at)
             at = _end(schema.get("items", schema.get("values")), names, value, at)
         if block_end not in (None, at):
-            raise _Fault(RejectCode.BAD_LENGTH)
+            raise Fault(RejectCode.BAD_LENGTH)
 
 
-def _validate(fields: Mapping[str, Any], key: bytes | None, append_us: int, limits: Limits) -> None:
+def _validate(fields: Fields, key: bytes | None, append_us: int, limits: Limits) -> None:
     ids = (fields["transaction_id"], fields["customer_id"], fields["terminal_id"])
     device, category, country = (
         fields[name] for name in ("device_id", "merchant_category", "country")
     )
-    good_ids = all(
-        1 <= len(each.encode()) <= ID_BYTES_MAX for each in (*ids, device) if each is not None
-    )
+    good_ids = all(is_id(each) for each in (*ids, device) if each is not None)
     good_category = category is None or (len(category) == 4 and _only("09", category))
     good_country = country is None or (len(country) == 2 and _only("AZ", country))
     future_us = min(limits.future_us_max, FUTURE_US_MAX)
     if not (good_ids and good_category and good_country):
-        raise _Fault(RejectCode.BAD_ID)
+        raise Fault(RejectCode.BAD_ID)
     if key != fields["customer_id"].encode():
-        raise _Fault(RejectCode.BAD_KEY)
+        raise Fault(RejectCode.BAD_KEY)
     if not 0 <= fields["amount_minor"] <= AMOUNT_MINOR_MAX:
-        raise _Fault(RejectCode.BAD_AMOUNT)
+        raise Fault(RejectCode.BAD_AMOUNT)
     if fields["currency"] not in CODES:
-        raise _Fault(RejectCode.BAD_CURRENCY)
+        raise Fault(RejectCode.BAD_CURRENCY)
     if not EVENT_TIME_MIN_US <= fields["event_time"] <= append_us + future_us:
-        raise _Fault(RejectCode.BAD_TIME)
+        raise Fault(RejectCode.BAD_TIME)
+
+
+def is_id(text: str) -> bool:
+    """Whether an identifier has 1 to ID_BYTES_MAX bytes."""
+    return 1 <= len(text.encode()) <= ID_BYTES_MAX
 
 
 def _only(span: str, text: str) -> bool:
@@ -345,10 +364,7 @@ def _only(span: str, text: str) -> bool:
 
 
 def _columns(
-    records: RecordBatch,
-    append: list[int],
-    accepted: Mapping[int, Mapping[str, Any]],
-    writers: Writers,
+    records: RecordBatch, accepted: Mapping[int, Fields], writers: Writers
 ) -> Transactions:
     row = np.fromiter(accepted, np.int64, len(accepted))
     rows = list(accepted.values())
@@ -363,7 +379,7 @@ def _columns(
         row=row,
         partition=records.partition[row],
         offset=records.offset[row],
-        append_time_us=np.array(append, np.int64)[row],
+        append_time_us=append_times(records)[row],
         append_time_type=records.timestamp_type[row],
         event_time_us=np.array([fields["event_time"] for fields in rows], np.int64),
         amount_minor=np.array([fields["amount_minor"] for fields in rows], np.int64),

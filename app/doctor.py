@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from app.adapters import facts, onnx
+from app.adapters.facts import RedisFacts
 from app.adapters.follow import Seen, sample
 from app.adapters.registry import SchemaRegistry
 from app.adapters.topics import (
@@ -27,15 +28,22 @@ from app.adapters.topics import (
     wanted_topics,
 )
 from app.config import Settings
-from app.errors import NativeTransportError, RiskwireError
+from app.errors import ModelError, NativeTransportError, RiskwireError
+from app.meta import namespace
 from app.partitioner import partition_of
 from app.prepare import subjects
+from features.contract import DAY_US, LABEL_DELAY_DAYS, LONGEST_DAYS, contract_id
+from models import manifest
 
 LIBRARIES = ("confluent-kafka", "faust-streaming", "fastavro", "numba", "numpy", "redis")
 BROKER_TIMEOUT_S = 5.0
 SAMPLE_RECORDS = 200
 # The cause of a dead letter, and what Kafka adds to a record, on top of the value.
 LETTER_OVERHEAD_BYTES = 4096
+RETENTION = "retention.ms"
+DAY_MS = DAY_US // 1000
+REBUILD_DAYS = LONGEST_DAYS + LABEL_DELAY_DAYS + 1
+"""The longest window, the delay, and up to a day for the skew."""
 APPLY = "run `riskwire topics apply`"
 MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
 
@@ -133,24 +141,72 @@ def model(settings: Settings) -> Iterator[Check]:
 
 
 def redis(settings: Settings) -> Iterator[Check]:
-    """Whether Redis answers, keeps what it is given, and holds profiles."""
-    found = facts.redis_facts(settings)
+    """Whether Redis answers, keeps what it is given, and holds the model's state."""
+    try:
+        its = contract_id(manifest.read(settings.model).manifest.timing)
+        contract = namespace(its, settings.state_namespace)
+    except ModelError:  # the model's own check says so
+        contract = ""
+    found = facts.redis_facts(settings, contract)
     yield Check("Redis", "ok", f"version {found.version}, {found.keys:,} keys")
     if found.policy not in ("", "noeviction"):
         yield Check(
             "Redis eviction",
             "warn",
-            f"maxmemory-policy is {found.policy}: profiles may vanish, and their customers then"
-            " score as new ones",
+            f"maxmemory-policy is {found.policy}: state may vanish, and its customers then score as"
+            " new ones",
             "set maxmemory-policy noeviction, and enough maxmemory",
         )
-    if not found.has_profile:
+    if contract:
+        yield from judge_state(settings.partitions, contract, found)
+
+
+def judge_state(partitions: int, contract: str, found: RedisFacts) -> Iterator[Check]:
+    """Say whose the state of each partition is, and where there is none for the model."""
+    other = {meta.partitions for meta in found.metas.values()} - {partitions}
+    if other:
+        counts = ", ".join(map(str, sorted(other)))
         yield Check(
-            "profiles",
-            "warn",
-            "there is no profile of this version: every customer scores as a new one",
-            "run `riskwire features backfill --history FILE` (or --simulate to try it)",
+            "state",
+            "fail",
+            f"it was made for {counts} partitions, RISKWIRE_PARTITIONS is {partitions}",
+            "set RISKWIRE_PARTITIONS to the count that the transactions topic has",
         )
+        return
+    missing = sorted(set(range(partitions)) - found.metas.keys())
+    if missing:
+        strangers = sorted(found.contracts - {contract})
+        kept = f"; Redis holds that of {', '.join(strangers)}" if strangers else ""
+        yield Check(
+            "state",
+            "warn",
+            f"there is none of feature contract {contract} in partitions {_listed(missing)}: their"
+            f" customers score as new ones until the topics are read again{kept}",
+            "stop the workers and run `riskwire features backfill --history FILE` (or --simulate to"
+            " try it), or set RISKWIRE_MODEL to the model that the state was made for",
+        )
+    else:
+        detail = f"feature contract {contract} in {partitions} partitions; {_owners(found)}"
+        yield Check("state", "ok", detail)
+
+
+def _owners(found: RedisFacts) -> str:
+    """Who owns which partitions, and which nobody does."""
+    owned: dict[str, list[int]] = {}
+    for partition, meta in sorted(found.metas.items()):
+        owned.setdefault("nobody" if meta.released else meta.owner, []).append(partition)
+    return "; ".join(f"{owner} owns {_listed(places)}" for owner, places in sorted(owned.items()))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Numbers in order, runs of them as first-last."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def registry(settings: Settings) -> Iterator[Check]:
@@ -183,21 +239,46 @@ def judge_topics(settings: Settings, found: Mapping[str, Topic]) -> Iterator[Che
     if arriving is None:
         return
     counts = {t.name: t.partitions for t in found.values()}
+    if arriving.partitions != settings.partitions:
+        yield Check(
+            "partitions",
+            "fail",
+            f"{arriving.name} has {arriving.partitions}, RISKWIRE_PARTITIONS is"
+            f" {settings.partitions}: no worker would own its state",
+            f"set RISKWIRE_PARTITIONS={arriving.partitions} on every worker",
+        )
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield Check(
             "partitions",
             "fail",
-            f"the counts differ: {listed}; an output goes to the partition of its transaction",
+            f"the counts differ: {listed}; labels lie beside their transactions, outputs too",
             f"make new topics with one count (RISKWIRE_PARTITIONS, RISKWIRE_TOPIC_PREFIX), {APPLY}",
         )
-    elif not missing:
+    elif not missing and arriving.partitions == settings.partitions:
         yield Check("topics", "ok", f"{len(found)} topics with {arriving.partitions} partitions")
     if arriving.config[TIMESTAMP_TYPE] != "LogAppendTime":
         detail = f"{arriving.name} keeps the producer's time: append_time is not the broker's"
         yield Check("timestamps", "warn", detail, APPLY)
+    yield from _retention(arriving)
+    if (outcomes := found.get(settings.topic("labels"))) is not None:
+        yield from _retention(outcomes)
     if letters is not None:
         yield _letter_size(settings, arriving, letters)
+
+
+def _retention(topic: Topic) -> Iterator[Check]:
+    """Whether a log is kept long enough to build the state anew from it."""
+    kept_ms = int(topic.config.get(RETENTION, -1))
+    if 0 <= kept_ms < REBUILD_DAYS * DAY_MS:
+        yield Check(
+            f"retention of {topic.name}",
+            "warn",
+            f"it keeps {kept_ms / DAY_MS:.3g} days: if Redis loses the state, what is older is lost"
+            f" with it; the longest window reaches {REBUILD_DAYS} days back",
+            f"set {RETENTION} of the topic to {REBUILD_DAYS * DAY_MS} or more, or keep the history"
+            " for `riskwire features backfill`",
+        )
 
 
 def _letter_size(settings: Settings, arriving: Topic, letters: Topic) -> Check:

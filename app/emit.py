@@ -8,7 +8,7 @@ for each reject, all to the partition of their input. Pure: nothing is sent here
 import io
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fastavro
@@ -35,6 +35,7 @@ from app.records import (
     Transactions,
     unpack_headers,
 )
+from features.state import Flags
 
 ENVELOPE = "plain"
 _ALERTS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:riskwire:alert")
@@ -62,23 +63,22 @@ class Provenance:
     feature_contract_id: str
     provider: str
     degraded: bool = False
-    provisional: bool = False
 
-    def fields(self) -> dict[str, object]:
+    def fields(self, *, provisional: bool) -> dict[str, object]:
         """As fields of RiskScore and RiskAlert."""
         return {
             "model_id": self.model_id,
             "feature_contract_id": self.feature_contract_id,
             "degraded": self.degraded,
-            "provisional": self.provisional,
+            "provisional": provisional,
             "provider": self.provider,
         }
 
-    def encoded(self) -> bytes:
+    def encoded(self, *, provisional: bool) -> bytes:
         """The same fields as they follow each other in an encoded RiskScore."""
         return b"".join(
             encode_string(value) if isinstance(value, str) else bytes([bool(value)])
-            for value in self.fields().values()
+            for value in self.fields(provisional=provisional).values()
         )
 
 
@@ -87,8 +87,8 @@ class Scored:
     """What the stages before gave for n transactions.
 
     matrix float32 (n, features), scores float32 (n,), decisions int8 (n,) as indexes of DECISIONS,
-    vector_hash uint64 (n,), thresholds float32 (3,) by decision. `alerted` int64 are the rows above
-    APPROVE; `reasons` one tuple each.
+    vector_hash uint64 (n,), provisional bool (n,), thresholds float32 (3,) by decision. `alerted`
+    int64 are the rows above APPROVE; `reasons` one tuple each.
     """
 
     transactions: Transactions
@@ -96,6 +96,7 @@ class Scored:
     scores: Float32s
     decisions: Int8s
     vector_hash: Any
+    provisional: Flags
     thresholds: Float32s
     alerted: Int64s
     reasons: Sequence[Sequence[Reason]]
@@ -111,6 +112,7 @@ def emit(
 ) -> Outbound:
     """All outbound records of a micro-batch."""
     transactions = scored.transactions
+    constants = (provenance.encoded(provisional=False), provenance.encoded(provisional=True))
     columns = [
         Columns(
             route.scores,
@@ -118,14 +120,20 @@ def emit(
             transactions.strings("customer_id"),
             encode_scores(
                 route.score_header, transactions, scored.scores, scored.decisions,
-                scored.vector_hash, provenance.encoded(), scored.instants,
+                scored.vector_hash, scored.provisional, constants, scored.instants,
             ),
         )
     ]  # fmt: skip
     if len(scored.alerted):
         columns.append(_alerts(records.topic, scored, provenance, route))
-    letters = tuple(_letter(records, reject, route) for reject in rejects)
-    return Outbound(tuple(columns), letters, records.topic, next_offsets(records))
+    dead = letters(records, rejects, route)
+    return replace(dead, columns=tuple(columns))
+
+
+def letters(records: RecordBatch, rejects: Sequence[Reject], route: Route) -> Outbound:
+    """The dead letters of a micro-batch of any topic, without anything else."""
+    dead = tuple(_letter(records, reject, route) for reject in rejects)
+    return Outbound((), dead, records.topic, next_offsets(records))
 
 
 def alert_id(topic: str, partition: int, offset: int) -> str:
@@ -164,7 +172,7 @@ def _alert(
             for r in reasons
         ],
         "features": scored.matrix[row].tolist(),
-        **provenance.fields(),
+        **provenance.fields(provisional=bool(scored.provisional[row])),
         "vector_hash": int(scored.vector_hash[row]).to_bytes(8, "big"),
         "source_topic": topic,
         "source_partition": partition,

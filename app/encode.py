@@ -12,6 +12,7 @@ import numpy as np
 
 from app.latency import Instants
 from app.records import Bytes, Float32s, Int8s, Ragged, Transactions
+from features.state import Flags
 
 _RECORD_BYTES = 5 + 10 + 4 + 1 + 8 + 10 + 10 + 1  # of the fields between the strings, at most
 _STRING_BYTES = 2 + 64
@@ -53,12 +54,13 @@ def _put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True)
-def _encode(header: Any, middle: Any, tail: Any, text: Any, text_start: Any, text_length: Any,
+def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, text_length: Any,
             partition: Any, offset: Any, score: Any, decision: Any, vector_hash: Any,
-            event_time: Any, append_time: Any, append_type: Any,
+            provisional: Any, event_time: Any, append_time: Any, append_type: Any,
             out: Any, start: Any, length: Any) -> Any:  # fmt: skip
     p = 0
     score_bytes = score.view(np.uint8)
+    size_middle = middles.shape[0] // 2
     for i in range(partition.shape[0]):
         first = p
         p = _put_bytes(out, p, header, 0, header.shape[0])
@@ -69,7 +71,7 @@ def _encode(header: Any, middle: Any, tail: Any, text: Any, text_start: Any, tex
         p = _put_long(out, p, offset[i])
         p = _put_bytes(out, p, score_bytes, 4 * i, 4)
         p = _put_long(out, p, np.int64(decision[i]))
-        p = _put_bytes(out, p, middle, 0, middle.shape[0])
+        p = _put_bytes(out, p, middles, size_middle * provisional[i], size_middle)
         for j in range(8):
             out[p + j] = np.uint8((vector_hash[i] >> np.uint64(56 - 8 * j)) & np.uint64(0xFF))
         p = _put_long(out, p + 8, event_time[i])
@@ -86,13 +88,15 @@ def encode_scores(
     scores: Float32s,
     decisions: Int8s,
     vector_hash: Any,
-    constants: bytes,
+    provisional: Flags,
+    constants: tuple[bytes, bytes],
     instants: Instants,
 ) -> Ragged:
     """Encode n RiskScore values, each behind the framing `header`.
 
-    scores float32 (n,), decisions int8 (n,), vector_hash uint64 (n,). `constants` are the encoded
-    fields from model_id to provider.
+    scores float32 (n,), decisions int8 (n,), vector_hash uint64 (n,), provisional bool (n,).
+    `constants` are the encoded fields from model_id to provider, of a row that is not provisional
+    and of one that is: of one length.
     """
     times = (
         instants.polled_us,
@@ -103,15 +107,15 @@ def encode_scores(
     )
     tail = b"".join(map(encode_long, times))
     n = len(transactions)
-    size = len(header) + _IDS * _STRING_BYTES + _RECORD_BYTES + len(constants) + len(tail)
+    size = len(header) + _IDS * _STRING_BYTES + _RECORD_BYTES + len(constants[0]) + len(tail)
     out, start, length = np.empty(n * size, np.uint8), np.empty(n, np.int64), np.empty(n, np.int32)
     _encode(
-        _bytes(header), _bytes(constants), _bytes(tail), transactions.text,
+        _bytes(header), _bytes(b"".join(constants)), _bytes(tail), transactions.text,
         np.ascontiguousarray(transactions.text_start[:_IDS]),
         np.ascontiguousarray(transactions.text_length[:_IDS]),
         transactions.partition, transactions.offset, scores, decisions, vector_hash,
-        transactions.event_time_us, transactions.append_time_us, transactions.append_time_type,
-        out, start, length,
+        provisional, transactions.event_time_us, transactions.append_time_us,
+        transactions.append_time_type, out, start, length,
     )  # fmt: skip
     out.flags.writeable = False
     return Ragged(out, start, length)

@@ -2,8 +2,9 @@
 
 Only this thread touches the `Source`. A bounded number of batches waits for the pipeline; when it
 is full, partitions are paused and polling goes on, so that heartbeats and rebalances are never
-late. On revoke it waits for what is in hand, commits it and lets go. Errors end the thread and
-reach `get`.
+late. Partitions that were assigned are paused until their state is owned, and then read from where
+that state ends. On revoke it waits for what is in hand, commits it and lets go. Errors end the
+thread and reach `get`.
 """
 
 import asyncio
@@ -11,15 +12,16 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import structlog
 
 from app.batching import BatchPolicy
 from app.errors import BrokerUnavailable
 from app.ledger import Ledger, Position, next_offsets
 from app.metrics import Metrics
-from app.ports import RebalanceListener, Source
+from app.ports import RebalanceListener, Source, StateOwner
 from app.records import RecordBatch
 
 log = structlog.get_logger("riskwire.intake")
@@ -28,6 +30,7 @@ _FULL_MS = 20
 _PAUSE_AFTER_S = 0.25
 _LAG_EVERY_S = 1.0
 _REWIND_POLL_S = 0.005
+_CONFIRM_POLL_S = 0.01
 _LEAVE_S = 1.0
 
 
@@ -50,27 +53,36 @@ class Intake:
         policy: BatchPolicy,
         limits: IntakeLimits,
         metrics: Metrics,
+        owner: StateOwner,
     ) -> None:
         """`open_source` is called on the thread."""
         self._open, self.ledger, self.policy, self._limits = open_source, ledger, policy, limits
         self._metrics = metrics
         self._metrics.closed_by = policy.closed_by
-        self._first: dict[Position, int] = {}  # polled since the assignment
+        self._owner = owner
         self._position: dict[Position, int] = {}
-        self._given_up: set[Position] = set()
+        self._unclaimed: set[Position] = set()
+        self._going_back = False
+        self._confirmed: dict[Position, int] = {}
         self._lag_at = 0.0
         self._thread = threading.Thread(target=self._run, name="riskwire-intake", daemon=True)
         self._slots = threading.Semaphore(limits.queue_batches_max)
-        self._stop, self._rewind, self._assigned = (threading.Event() for _ in range(3))
+        self._stop, self._rewind, self._assigned, self._confirm = (
+            threading.Event() for _ in range(4)
+        )
         self._held: deque[RecordBatch] = deque()
         self._source: Source | None = None
         self._commit_at = 0.0
         self._unconfirmed: dict[Position, int] = {}
+        self._ends: Mapping[Position, int] = {}
+        self._wanted_held: frozenset[Position] = frozenset()
+        self._logs_held: frozenset[Position] = frozenset()
 
     def start(self) -> None:
         """Start the thread; call it in the event loop that will `get`."""
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[RecordBatch | BaseException] = asyncio.Queue()
+        self._owner.start(self)
         self._thread.start()
 
     async def get(self) -> RecordBatch:
@@ -89,10 +101,35 @@ class Intake:
 
         Returns when that is done, or the thread has ended.
         """
-        self._rewind.set()
+        self.go_back()
         # An asyncio.Event would not do: it is the thread that sees to it.
-        while self._rewind.is_set() and not self._ended:  # noqa: ASYNC110 -- see above
+        while (self._rewind.is_set() or self._going_back) and not self._ended:  # noqa: ASYNC110 -- see above
             await asyncio.sleep(_REWIND_POLL_S)
+
+    def hold(self, logs: set[Position]) -> None:
+        """Read no more of these logs, and of all others again, from the next poll on."""
+        self._wanted_held = frozenset(logs)
+
+    async def confirmed(self, offsets: Mapping[Position, int], still: Callable[[], bool]) -> bool:
+        """Wait until these next offsets are committed for certain; False once `still` says no."""
+        while not self._ended and still():
+            if all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items()):
+                return True
+            self._confirm.set()
+            await asyncio.sleep(_CONFIRM_POLL_S)
+        return False
+
+    def committed(self, at: Position) -> int:
+        """The next offset of a partition that is committed for certain, -1 where it is unknown."""
+        return self._confirmed.get(at, -1)
+
+    def at_end(self) -> set[Position]:
+        """The logs that were read to their end, as far as the consumer has heard."""
+        return {at for at, end in self._ends.items() if self._position.get(at, -1) >= end}
+
+    def go_back(self) -> None:
+        """See `Commits.go_back`."""
+        self._rewind.set()
 
     @property
     def has_ended(self) -> bool:
@@ -134,15 +171,16 @@ class Intake:
             self._deliver(error)
 
     def _turn(self, source: Source) -> None:
-        if self._rewind.is_set() and not self._go_back(source):
-            source.poll(1, _WAIT_MS, 0)  # the group needs it; its records will be read again
-            return
+        if self._rewind.is_set():
+            self._go_back(source)
+        if self._unclaimed:
+            self._claim(source)
+        self._hold_logs(source)
         linger_ms = self.policy.linger_ms()
-        self._given_up.clear()
         batches = source.poll(self.policy.records_max, _WAIT_MS, linger_ms)
         if batches:
             self.policy.closed(sum(map(len, batches)), linger_ms, batches[0].polled_us)
-        self._hold(batches)
+        self._hold(self._claimed_only(batches))
         while self._held and not self._stop.is_set() and not self._rewind.is_set():
             self._hand_over(source)
         self._commit(source, quiet=not batches)
@@ -152,10 +190,27 @@ class Intake:
         for batch in batches:
             self._held.append(dataclasses.replace(batch, generation=generation))
             for p, offset in next_offsets(batch).items():
-                at = (batch.topic, p)
-                self._position[at] = offset
-                if at not in self._first:
-                    self._first[at] = int(batch.offset[batch.partition == p][0])
+                self._position[batch.topic, p] = offset
+
+    def _claimed_only(self, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
+        """Without records of partitions that are still to be claimed: these are read again."""
+        if not self._unclaimed:
+            return list(batches)
+        kept = []
+        for batch in batches:
+            unclaimed = [p for topic, p in self._unclaimed if topic == batch.topic]
+            rows = np.flatnonzero(~np.isin(batch.partition, unclaimed))
+            if len(rows):
+                kept.append(batch.take(rows))
+        return kept
+
+    def _hold_logs(self, source: Source) -> None:
+        wanted = self._wanted_held & source.assignment()
+        if wanted == self._logs_held:
+            return
+        source.resume(sorted((self._logs_held - wanted) & source.assignment()))
+        source.pause(sorted(wanted))
+        self._logs_held = wanted
 
     def _hand_over(self, source: Source) -> None:
         if not self._slots.acquire(timeout=_PAUSE_AFTER_S):
@@ -167,7 +222,7 @@ class Intake:
         paused = source.assignment()
         source.pause(list(paused))
         while not self._slots.acquire(timeout=0):
-            self._hold(source.poll(1, _FULL_MS, 0))
+            self._hold(self._claimed_only(source.poll(1, _FULL_MS, 0)))
             self._commit(source, quiet=False)
             if new := source.assignment() - paused:
                 source.pause(list(new))
@@ -176,44 +231,76 @@ class Intake:
                 break
         else:
             self._slots.release()
-        source.resume(list(paused & source.assignment()))
+        source.resume(sorted((paused - self._logs_held) & source.assignment()))
 
     def _deliver(self, item: RecordBatch | BaseException) -> None:
         self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
-    def _go_back(self, source: Source) -> bool:
-        self._held.clear()
-        owned = source.assignment()
-        try:
-            committed = source.committed(list(owned)) if owned else {}
-            # Nothing is polled between the ledger's new generation and the seek that it stands for.
-            self.ledger.rewound()
-            targets = {at: o for at, o in self._first.items() if at in owned} | committed
-            if targets:
-                source.seek(targets)
-        except BrokerUnavailable as error:
-            log.warning("cannot go back yet; trying again", error=str(error))
-            return False
+    def _go_back(self, source: Source) -> None:
+        """Drop all that is in hand; every partition is claimed again."""
+        self._going_back = True
         self._rewind.clear()
-        log.warning("went back to the committed offsets", partitions=len(targets))
-        return True
+        self._held.clear()
+        self.ledger.rewound()
+        self._unclaimed |= source.assignment()
+        self._going_back = bool(self._unclaimed)
+
+    def _claim(self, source: Source) -> None:
+        """Own the state of new partitions and read on from where it ends, unless it cannot be yet.
+
+        Meanwhile they are paused, and all others go on.
+        """
+        wanted = sorted(self._unclaimed & source.assignment())
+        try:
+            committed = source.committed(wanted)
+            starts = self._owner.claim(sorted({p for _, p in wanted}), committed)
+            if starts is None:
+                source.pause(wanted)
+                return
+            oldest = source.beginnings() if wanted else {}
+            gone = {at: o for at, o in oldest.items() if 0 < starts.get(at, 0) < o}
+            if gone:
+                log.warning("records that the state lacks are gone from the log", oldest=str(gone))
+            starts = {at: max(starts.get(at, 0), oldest.get(at, 0)) for at in wanted}
+            # Nothing is polled between the seek and the ledger's new generation.
+            source.seek(starts)
+            source.resume(wanted)
+            self._logs_held -= set(wanted)
+        except BrokerUnavailable as error:
+            log.warning("partitions cannot be read yet; trying again", error=str(error))
+            return
+        self._confirmed |= {at: committed.get(at, -1) for at in wanted}
+        self._position |= starts
+        self._unconfirmed = {at: o for at, o in self._unconfirmed.items() if at not in starts}
+        self.ledger.assigned(wanted)
+        self._unclaimed -= set(wanted)
+        self._going_back = False
+        self._assigned.set()
+        log.info("partitions are read", starts={f"{t}-{p}": o for (t, p), o in starts.items()})
 
     def _commit(self, source: Source, *, quiet: bool) -> None:
         now = time.monotonic()
-        if now < self._commit_at:
+        if now < self._commit_at and not self._confirm.is_set():
             return
         self._commit_at = now + self._limits.commit_interval_ms / 1000
         if now >= self._lag_at:
             self._lag_at = now + _LAG_EVERY_S
             self._measure_lag(source)
-        offsets = self.ledger.committable()
-        self._unconfirmed |= offsets
-        if offsets and not quiet:
+        offsets = self._committable()
+        if self._unconfirmed and (quiet or self._confirm.is_set()):
+            # An asynchronous commit may have failed unseen: this confirms the last ones.
+            self._confirm.clear()
+            self._commit_and_wait(source, self._unconfirmed)
+        elif offsets:
             source.commit(offsets, wait=False)
             self._metrics.commit(ok=True)
-        elif self._unconfirmed and quiet:
-            # An asynchronous commit may have failed unseen: a quiet moment confirms the last ones.
-            self._commit_and_wait(source, self._unconfirmed)
+
+    def _committable(self) -> dict[Position, int]:
+        """What may be committed since the last call; never less than what is committed."""
+        found = self.ledger.committable()
+        offsets = {at: o for at, o in found.items() if o > self._confirmed.get(at, -1)}
+        self._unconfirmed |= offsets
+        return offsets
 
     def _commit_and_wait(self, source: Source, offsets: dict[Position, int]) -> None:
         try:
@@ -223,20 +310,19 @@ class Intake:
             self._metrics.commit(ok=False)
             log.warning("offsets not committed; they will be again", error=str(error))
             return
+        self._confirmed |= offsets
         self._unconfirmed = {at: o for at, o in self._unconfirmed.items() if at not in offsets}
 
     def _measure_lag(self, source: Source) -> None:
-        ends = source.ends()
+        self._ends = ends = source.ends()
         self._metrics.lag({at: end - self._position.get(at, end) for at, end in ends.items()})
 
     def assigned(self, partitions: Sequence[Position]) -> None:
         """See `RebalanceListener.assigned`."""
-        self.ledger.assigned(partitions)
-        if self._given_up & set(partitions):
-            # Given up and back within one poll: its records of before and after look alike.
-            self._rewind.set()
-        self._assigned.set()
-        log.info("partitions assigned", partitions=sorted(p for _, p in partitions))
+        self._unclaimed |= set(partitions)
+        if not partitions:
+            self._assigned.set()
+        log.info("partitions assigned", partitions=sorted({p for _, p in partitions}))
 
     def revoked(self, partitions: Sequence[Position], *, lost: bool) -> None:
         """See `RebalanceListener.revoked`."""
@@ -246,24 +332,25 @@ class Intake:
             timeout_s = 0.0 if self._stop.is_set() else self._limits.drain_timeout_s
             if not self.ledger.wait_idle(set(partitions), timeout_s):
                 log.warning("gave up partitions with work in hand; it will be done again")
-            mine = {at: o for at, o in self._offsets().items() if at in set(partitions)}
+                lost = True  # to the state: what is in memory is not what is committed
+            self._committable()
+            mine = {at: o for at, o in self._unconfirmed.items() if at in set(partitions)}
             if mine:
                 self._commit_and_wait(self._source, mine)
+        unclaimed = {p for _, p in self._unclaimed & set(partitions)}
+        self._owner.release(sorted({p for _, p in partitions} - unclaimed), lost=lost)
+        self._owner.release(sorted(unclaimed), lost=True)
+        self._unclaimed -= set(partitions)
         self.ledger.forget(partitions)
-        for at in partitions:
-            self._unconfirmed.pop(at, None)
-            self._position.pop(at, None)
-            self._first.pop(at, None)
-        self._given_up |= set(partitions)
-        log.info("partitions given up", partitions=sorted(p for _, p in partitions), lost=lost)
-
-    def _offsets(self) -> dict[Position, int]:
-        self._unconfirmed |= self.ledger.committable()
-        return self._unconfirmed
+        for known in (self._unconfirmed, self._position, self._confirmed):
+            for at in partitions:
+                known.pop(at, None)
+        log.info("partitions given up", partitions=sorted({p for _, p in partitions}), lost=lost)
 
     def _drain(self, source: Source) -> None:
         self.ledger.released(source.assignment())
         if not self.ledger.wait_idle(None, self._limits.drain_timeout_s):
             log.warning("stopped with work in hand; it will be done again")
-        if offsets := dict(self._offsets()):
-            self._commit_and_wait(source, offsets)
+        self._committable()
+        if self._unconfirmed:
+            self._commit_and_wait(source, dict(self._unconfirmed))

@@ -31,7 +31,7 @@ class Ledger:
         self.generation = 0
 
     def assigned(self, partitions: Iterable[Position]) -> None:
-        """These partitions are ours; only batches polled from now on may carry them."""
+        """These partitions are read by us; only batches polled from now on may carry them."""
         with self._lock:
             self.generation += 1
             for topic, partition in partitions:
@@ -46,7 +46,9 @@ class Ledger:
         """These partitions are ours no longer; what is begun may still finish."""
         with self._lock:
             for topic, partition in partitions:
-                self._owned_since[topic][partition] = _NOT_OWNED
+                since = self._owned_since.get(topic, np.empty(0, np.int64))
+                if partition < len(since):
+                    since[partition] = _NOT_OWNED
 
     def forget(self, partitions: Iterable[Position]) -> None:
         """Commit nothing more of these partitions."""
@@ -70,6 +72,13 @@ class Ledger:
             offsets = {(batch.topic, p): offset for p, offset in next_offsets(batch).items()}
             self._tickets[self._last_ticket] = offsets
             return self._last_ticket, batch
+
+    def admits(self, batch: RecordBatch) -> bool:
+        """Whether the batch's first record would be admitted now."""
+        with self._lock:
+            since = self._owned_since.get(batch.topic, np.empty(0, np.int64))
+            at = int(batch.partition[0])
+            return at < len(since) and bool(since[at] <= batch.generation)
 
     def done(self, tickets: Iterable[int]) -> None:
         """Every output of these tickets is acknowledged. Tickets of before a rewind are ignored."""

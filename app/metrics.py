@@ -69,14 +69,30 @@ class Metrics:
         self._rejects = counter("rejects", "Records that became dead letters.", "code")
         self._alerts = counter("alerts", "Alerts emitted.", "decision")
         self._degraded = counter("degraded", "Scores that rest on defaults: the store was away.")
-        self._near = counter("near_cache_requests", "Profiles asked for.", "entity", "result")
+        self._provisional = counter("provisional", "Scores that a recomputation may change.")
+        self._labels = counter("labels", "Outcomes that the state took in.")
+        self._entities = gauge("state_entities", "Entities in memory.", "entity")
+        self._damaged = gauge("state_damaged", "Blobs of Redis that could not be read.")
+        self._freshness = gauge(
+            "feature_freshness_seconds",
+            "Age of the newest record in the views of an entity.",
+            "entity",
+            "log",
+        )
+        self._flushed = counter("state_flushed_entities", "Entities written to Redis.")
         self._commits = counter("commits", "Offset commits.", "result")
         self._lag = gauge("consumer_lag_records", "Records not yet polled.", "topic", "partition")
         self._ready = gauge("ready", "1 while the worker is ready.")
         self._info = Info("riskwire", "What runs.", registry=registry)
         self._store = Histogram(
             "riskwire_store_fetch_seconds",
-            "One fetch of profiles from Redis.",
+            "One fetch of state from Redis.",
+            buckets=STORE_BOUNDS_S,
+            registry=registry,
+        )
+        self._flush = Histogram(
+            "riskwire_state_flush_seconds",
+            "One flush of changed state, the wait for the commit included.",
             buckets=STORE_BOUNDS_S,
             registry=registry,
         )
@@ -110,10 +126,29 @@ class Metrics:
         """Scores rest on default features: riskwire_degraded_total."""
         self._degraded.inc(count)
 
-    def near_cache(self, entity: str, *, hits: int, misses: int) -> None:
-        """A batch asked for profiles: riskwire_near_cache_requests_total."""
-        self._near.labels(entity, "hit").inc(hits)
-        self._near.labels(entity, "miss").inc(misses)
+    def provisional(self, count: int) -> None:
+        """Scores may change in a recomputation: riskwire_provisional_total."""
+        self._provisional.inc(count)
+
+    def labels(self, count: int) -> None:
+        """Outcomes were taken in: riskwire_labels_total."""
+        self._labels.inc(count)
+
+    def state(self, entities: Mapping[str, int], damaged: int) -> None:
+        """Set riskwire_state_entities and riskwire_state_damaged."""
+        for entity, count in entities.items():
+            self._entities.labels(entity).set(count)
+        self._damaged.set(damaged)
+
+    def freshness(self, ages_s: Mapping[tuple[str, str], float]) -> None:
+        """Set riskwire_feature_freshness_seconds by entity and log."""
+        for (entity, log), age_s in ages_s.items():
+            self._freshness.labels(entity, log).set(age_s)
+
+    def flushed(self, seconds: float, entities: int) -> None:
+        """Write changed state to Redis: riskwire_state_flush_seconds, _flushed_entities_total."""
+        self._flush.observe(seconds)
+        self._flushed.inc(entities)
 
     def store_fetch(self, seconds: float) -> None:
         """Redis answered a fetch: riskwire_store_fetch_seconds."""

@@ -1,11 +1,13 @@
 """The whole way of a micro-batch: decode → enrich → score → decide → emit.
 
-Every stage is a pure function of a file of its name; what they need from outside (online store,
-registry, model, clock) comes in as ports. Everything that is awaited here waits with back-off while
+Every stage is in a file of its name; what they need from outside (online store, registry, model,
+clock) comes in as ports. Records that a former owner has answered already, but whose state it had
+not written yet, go as far as enrich. Everything that is awaited here waits with back-off while
 the outside is away, so a batch is late but never lost. Sending and committing are the worker's.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,13 +17,15 @@ import structlog
 from app.backoff import Backoff
 from app.decide import DECISIONS, Policy, decide, reasons
 from app.decode import Decoded, Limits, Writers
-from app.emit import Provenance, Route, Scored, emit
-from app.enrich import Caches, join, lookup
+from app.emit import Provenance, Route, Scored, emit, letters
+from app.enrich import Enrich
 from app.errors import RejectCode, SchemaError
+from app.labels import DecodedLabels, decode_labels
 from app.latency import Instants
-from app.ports import Clock, ProfileStore, Scorer, WriterSchemas
-from app.records import Float32s, Outbound, RecordBatch, Reject, Transactions
+from app.ports import Clock, Explainer, Scorer, WriterSchemas
+from app.records import Int64s, Outbound, RecordBatch, Reject, Transactions
 from app.score import score
+from features.state import LABELS, NEVER, TRANSACTIONS
 from features.xxh64 import vector_hash
 
 log = structlog.get_logger("riskwire.pipeline")
@@ -42,11 +46,10 @@ class Parts:
     writers: Writers
     limits: Limits
     registry: WriterSchemas
-    caches: Caches
-    store: ProfileStore
+    enrich: Enrich
     scorer: Scorer
     policy: Policy
-    usual: Float32s
+    explainer: Explainer
     route: Route
     clock: Clock
     backoff: Backoff
@@ -60,6 +63,7 @@ class Processed:
     transactions: Transactions
     rejects: Counter[RejectCode]
     alerts: Counter[str]
+    provisional: int
     instants: Instants
 
 
@@ -67,26 +71,82 @@ async def process(records: RecordBatch, parts: Parts) -> Processed:
     """Carry one micro-batch from bytes to outbound records; every record in is counted out."""
     transactions, rejects = await decoded(records, parts)
     decoded_us = parts.clock()
-    matrix = await enriched(transactions, parts)
+    matrix, provisional = await parts.enrich.vectors(records, transactions)
+    counted = len(transactions) + len(rejects)
+    assert counted == len(records), "a record was not counted out"  # noqa: S101 -- invariant
+    silent = parts.enrich.live.silent(TRANSACTIONS, records.partition, records.offset)
+    if silent.any():
+        rejects = [reject for reject in rejects if not silent[reject.row]]
+        rows = np.flatnonzero(~silent[transactions.row])
+        transactions, matrix, provisional = (
+            transactions.take(rows), matrix[rows], provisional[rows],
+        )  # fmt: skip
     enriched_us = parts.clock()
     scores = score(matrix, parts.scorer)
     scored_us = parts.clock()
     decisions = decide(scores, parts.policy)
     alerted = np.flatnonzero(decisions)
-    why = reasons(matrix, alerted, scores, parts.scorer, parts.usual)
+    why = reasons(matrix, alerted, parts.explainer)
     instants = Instants(records.polled_us, decoded_us, enriched_us, scored_us, parts.clock())
     scored = Scored(
-        transactions, matrix, scores, decisions, vector_hash(matrix), parts.policy.thresholds,
-        alerted, why, instants,
+        transactions, matrix, scores, decisions, vector_hash(matrix), provisional,
+        parts.policy.thresholds, alerted, why, instants,
     )  # fmt: skip
     scorer = parts.scorer
     provenance = Provenance(scorer.model_id, scorer.feature_contract_id, scorer.provider)
     outbound = emit(records, scored, rejects, provenance, parts.route)
-    counted = len(transactions) + len(rejects)
-    assert counted == len(records), "a record was not counted out"  # noqa: S101 -- invariant
     alerts = Counter(DECISIONS[d] for d in decisions[alerted].tolist())
     causes = Counter(reject.code for reject in rejects)
-    return Processed(outbound, transactions, causes, alerts, instants)
+    return Processed(outbound, transactions, causes, alerts, int(provisional.sum()), instants)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelParts:
+    """What outcomes need besides: their topic, and the writer schemas known of it."""
+
+    topic: str
+    writers: Writers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """The dead letters of a batch of outcomes, and what the metrics want to know."""
+
+    outbound: Outbound
+    labels: int
+    rejects: Counter[RejectCode]
+
+
+async def learn(records: RecordBatch, its: LabelParts, parts: Parts) -> Learned:
+    """Let the state know a micro-batch of outcomes; what cannot be read becomes a dead letter."""
+    found = await _labels(records, its, parts)
+    await parts.enrich.learn(records, found.labels)
+    silent = parts.enrich.live.silent(LABELS, records.partition, records.offset)
+    rejects = [reject for reject in found.rejects if not silent[reject.row]]
+    outbound = letters(records, rejects, parts.route)
+    return Learned(outbound, len(found.labels), Counter(reject.code for reject in rejects))
+
+
+async def event_times(records: RecordBatch, parts: Parts) -> Int64s:
+    """Each record's event time, int64 (n,); NEVER for one that cannot be read."""
+    transactions, _ = await decoded(records, parts)
+    times = np.full(len(records), NEVER)
+    times[transactions.row] = transactions.event_time_us
+    return times
+
+
+async def known_at(records: RecordBatch, its: LabelParts, parts: Parts) -> Int64s:
+    """When each outcome became known, int64 (n,); NEVER for one that cannot be read."""
+    labels = (await _labels(records, its, parts)).labels
+    times = np.full(len(records), NEVER)
+    times[labels.row] = labels.known_at_us
+    return times
+
+
+async def _labels(records: RecordBatch, its: LabelParts, parts: Parts) -> DecodedLabels:
+    while (found := decode_labels(records, its.writers, parts.limits)).unresolved:
+        await resolved(found.unresolved, its.writers, parts)
+    return found
 
 
 async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, list[Reject]]:
@@ -95,13 +155,18 @@ async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, lis
         result = parts.decode(records, parts.writers, parts.limits)
         if not result.unresolved:
             return result.transactions, result.rejects
-        ids = sorted(result.unresolved)
-        found = await parts.backoff.until_available("schema registry", parts.registry.resolve, ids)
-        for schema_id, text in found.items():
-            learn(parts.writers, schema_id, text)
+        await resolved(result.unresolved, parts.writers, parts)
 
 
-def learn(writers: Writers, schema_id: int, text: str | None) -> None:
+async def resolved(unresolved: Collection[int], writers: Writers, parts: Parts) -> None:
+    """Ask the registry for writer schemas, and know them from now on."""
+    ids = sorted(unresolved)
+    found = await parts.backoff.until_available("schema registry", parts.registry.resolve, ids)
+    for schema_id, text in found.items():
+        know(writers, schema_id, text)
+
+
+def know(writers: Writers, schema_id: int, text: str | None) -> None:
     """Know a writer schema from now on.
 
     Its records are rejected if there is none or it cannot be used.
@@ -113,13 +178,3 @@ def learn(writers: Writers, schema_id: int, text: str | None) -> None:
     except SchemaError as error:
         log.warning("writer schema cannot be used", schema_id=schema_id, error=str(error))
     writers.mark_unknown(schema_id)
-
-
-async def enriched(transactions: Transactions, parts: Parts) -> Float32s:
-    """Join with cached features; what the near cache lacks comes from the online store at once."""
-    now_us = parts.clock()
-    pending = lookup(transactions, parts.caches, now_us)
-    blobs: list[bytes | None] = []
-    if pending.keys:
-        blobs = await parts.backoff.until_available("Redis", parts.store.fetch, pending.keys)
-    return join(transactions, pending, blobs, parts.caches, now_us)

@@ -4,8 +4,11 @@
 in memory and ships beside the real ones. Failures arrive as `app.errors`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.records import Float32s, Outbound, RecordBatch
 
@@ -13,13 +16,35 @@ Clock = Callable[[], int]
 """Microseconds since 1970-01-01 UTC."""
 
 
-class ProfileStore(Protocol):
-    """The online store: packed profile blobs by key."""
+class StateStore(Protocol):
+    """The online store of state: blobs by key, where a partition's keys share the tag {p<N>}."""
 
     async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """One blob for each key in one round trip, None where there is none.
 
         Raises StoreUnavailable.
+        """
+
+    async def flush(
+        self,
+        guard: bytes,
+        expected: bytes | None,
+        new: bytes,
+        pairs: Sequence[tuple[bytes, bytes]],
+    ) -> bool:
+        """Write all pairs and the guard's new value at once, if it holds what is expected.
+
+        Expected None: there must be no guard. False: it was another, and nothing is written.
+        Raises StoreUnavailable, which leaves open whether all is written or nothing.
+        """
+
+    async def delete(self, prefix: bytes) -> None:
+        """Delete all keys that begin with a prefix; raises StoreUnavailable."""
+
+    def scan(self, prefix: bytes) -> AsyncIterator[bytes]:
+        """The keys that begin with a prefix, in no order; one may come twice.
+
+        One written meanwhile may be left out. Raises StoreUnavailable.
         """
 
 
@@ -44,8 +69,25 @@ class Scorer(Protocol):
         """Probabilities (n,) for a C-contiguous matrix (n, features); raises ScoringError."""
 
 
+class Explainer(Protocol):
+    """A model's raw score taken apart; `models.explain` has them."""
+
+    @property
+    def base(self) -> float:
+        """The raw score (log-odds) before any feature is known."""
+
+    def contributions(self, rows: Float32s) -> NDArray[np.float64]:
+        """What each feature adds, float64 (k, features), for float32 rows (k, features).
+
+        With `base` they sum to the row's raw score.
+        """
+
+
 class RebalanceListener(Protocol):
-    """Whoever holds batches in hand; called inside `Source.poll`, on its thread."""
+    """Whoever holds batches in hand; called inside `Source.poll`, on its thread.
+
+    Partitions of companion topics come and go in the same call as those that they go with.
+    """
 
     def assigned(self, partitions: Sequence[tuple[str, int]]) -> None:
         """These partitions are ours from now on."""
@@ -57,8 +99,48 @@ class RebalanceListener(Protocol):
         """
 
 
+class Commits(Protocol):
+    """What is known of the consumer's commits and places."""
+
+    async def confirmed(
+        self, offsets: Mapping[tuple[str, int], int], still: Callable[[], bool]
+    ) -> bool:
+        """Wait until these next offsets are committed; False once `still` says no."""
+
+    def committed(self, at: tuple[str, int]) -> int:
+        """The next offset that is committed for certain, -1 where it is unknown."""
+
+    def go_back(self) -> None:
+        """Drop what is in hand and claim every partition again, soon."""
+
+    def at_end(self) -> set[tuple[str, int]]:
+        """The logs that were read to their end."""
+
+
+class StateOwner(Protocol):
+    """Whoever keeps the state of partitions; called by the consumer's thread, which waits."""
+
+    def start(self, commits: Commits) -> None:
+        """Begin; called in the event loop before anything is claimed."""
+
+    def claim(
+        self, partitions: Sequence[int], committed: Mapping[tuple[str, int], int]
+    ) -> Mapping[tuple[str, int], int] | None:
+        """Own these partitions' state; from which offset on each log is to be read.
+
+        A log that is left out is read from its beginning. None: not now, ask again.
+        """
+
+    def release(self, partitions: Sequence[int], *, lost: bool) -> None:
+        """Let go of these partitions: nothing of them is in hand any more, unless they are lost."""
+
+
 class Source(Protocol):
-    """A Kafka consumer that gives record batches. All calls come from one thread."""
+    """A Kafka consumer that gives record batches. All calls come from one thread.
+
+    It reads the topics it subscribed to, and of its companion topics the partitions with the
+    numbers of those it owns of the first; every call is about both.
+    """
 
     def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
         """Wait for the first record, then take what is there (or comes within linger_ms).
@@ -84,6 +166,12 @@ class Source(Protocol):
 
     def ends(self) -> dict[tuple[str, int], int]:
         """The end of each owned partition's log as last seen, without asking the broker."""
+
+    def beginnings(self) -> dict[tuple[str, int], int]:
+        """The oldest offset of each owned partition's log; asks the broker.
+
+        Raises BrokerUnavailable.
+        """
 
     def pause(self, partitions: Sequence[tuple[str, int]]) -> None:
         """Fetch no more of these until resumed; heartbeats go on."""

@@ -1,7 +1,8 @@
 """`riskwire produce`: simulated transactions into the cluster of the settings.
 
-In: settings, a rate and counts. Out: records on the transactions topic, a bar while they go, and
-a line that says what was sent and how late the sender was. Errors are those of
+They are the payments that follow the past of `riskwire features backfill --simulate` with the same
+seed. In: settings, a rate and counts. Out: records on the transactions topic, a bar while they go,
+and a line that says what was sent and how late the sender was. Errors are those of
 `app.adapters.traffic`.
 """
 
@@ -14,17 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import schemas
 from app.adapters.traffic import send
 from app.config import Settings
-from app.demo.traffic import Due, payments, with_broken
-from models.simulate import Population
+from app.demo.traffic import Due, divided, payments, with_broken
+from models.handbook import Payments, World
 
-# Until the first record is due: the payments are drawn meanwhile.
+# Until the first record is due: the sender finds the topic meanwhile.
 LEAD_US = 500_000
 LATE_US = 100_000
 
 
 def run(settings: Settings, rate_per_s: float, count: int, seed: int, broken: int) -> None:
     """Send `count` good records and `broken` broken ones, and say so."""
-    records = traffic(settings, Population(seed), rate_per_s, count, broken)
+    _, coming = divided(World(seed), count, 0)
+    records = traffic(settings, coming, rate_per_s, count, broken)
     columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=count + broken)
@@ -38,12 +40,12 @@ def run(settings: Settings, rate_per_s: float, count: int, seed: int, broken: in
 
 
 def traffic(
-    settings: Settings, population: Population, rate_per_s: float, count: int, broken: int
+    settings: Settings, coming: Payments, rate_per_s: float, count: int, broken: int
 ) -> Iterator[Due]:
     """Payments, some of them broken, that begin shortly after the first one is asked for."""
     header = framing(settings)
     start_us = time.time_ns() // 1000 + LEAD_US
-    good = payments(population, start_us, count, rate_per_s, header)
+    good = payments(coming, start_us, count, rate_per_s, header)
     yield from with_broken(good, count, broken, header)
 
 

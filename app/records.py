@@ -141,6 +141,22 @@ class Transactions:
     def __len__(self) -> int:
         return len(self.row)
 
+    def take(self, rows: Int64s) -> "Transactions":
+        """The transactions at `rows`, sharing the text."""
+        return Transactions(
+            self.row[rows],
+            self.partition[rows],
+            self.offset[rows],
+            self.append_time_us[rows],
+            self.append_time_type[rows],
+            self.event_time_us[rows],
+            self.amount_minor[rows],
+            self.channel[rows],
+            self.text,
+            np.ascontiguousarray(self.text_start[:, rows]),
+            np.ascontiguousarray(self.text_length[:, rows]),
+        )
+
     def strings(self, name: str) -> Ragged:
         """The string column `name`, one of STRING_FIELDS."""
         k = STRING_FIELDS.index(name)

@@ -6,15 +6,19 @@ the first start of an installation takes about half a minute, later ones a secon
 
 import dataclasses
 import io
+from typing import Any
 
 import fastavro
 import numpy as np
 
 import schemas
 from app.adapters.memory import MemoryStore
-from app.enrich import Caches
-from app.pipeline import Parts, process
+from app.labels import label_writers
+from app.live import Live
+from app.meta import Meta
+from app.pipeline import LabelParts, Parts, learn, process
 from app.records import Ragged, RecordBatch
+from features.contract import LIVE, WIDTH
 
 _CUSTOMER = b"warm-up"
 _TRANSACTION = {
@@ -27,22 +31,41 @@ _TRANSACTION = {
 
 
 async def warm_up(parts: Parts) -> None:
-    """Run the pipeline on throw-away caches and an empty store; nothing leaves."""
-    now_us = parts.clock()
-    schema, value = schemas.load("transaction"), io.BytesIO()
-    fastavro.schemaless_writer(value, schema.parsed, {**_TRANSACTION, "event_time": now_us})
-    good = schema.single_object_header + value.getvalue()
-    records = RecordBatch(
-        "warm-up",
-        np.zeros(2, np.int32),
-        np.arange(2),
-        np.full(2, now_us // 1000),
-        np.ones(2, np.int8),
-        Ragged.of([_CUSTOMER, None]),
-        Ragged.of([good, b"broken"]),
-        Ragged.of([b"", b""]),
+    """Run the pipeline on a throw-away state and an empty store; nothing leaves."""
+    now_us, store = parts.clock(), MemoryStore()
+    good = _encoded("transaction", {**_TRANSACTION, "event_time": now_us})
+    label = {name: _TRANSACTION[name] for name in ("transaction_id", "customer_id", "terminal_id")}
+    label |= {"event_time": now_us, "known_at": now_us, "fraud": True}
+    its = LabelParts("warm-up-labels", label_writers())
+    for first in (0, 2):  # the second time reads what the first one wrote
+        live = Live(LIVE, 1, 4096, 4096)
+        live.adopt(0, Meta(1, next_offset=(first, first)), (0, 0))
+        enrich = dataclasses.replace(parts.enrich, live=live, store=store)
+        now = dataclasses.replace(parts, enrich=enrich)
+        await process(_records("warm-up", [good, b"broken"], first, now_us), now)
+        outcomes = [_encoded("fraud_label", label), b"broken"]
+        await learn(_records(its.topic, outcomes, first, now_us), its, now)
+        [frozen] = live.freeze()
+        store.blobs |= dict(frozen.pairs)
+    parts.explainer.contributions(np.zeros((1, WIDTH), np.float32))
+
+
+def _encoded(name: str, fields: dict[str, Any]) -> bytes:
+    schema, value = schemas.load(name), io.BytesIO()
+    fastavro.schemaless_writer(value, schema.parsed, fields)
+    return schema.single_object_header + value.getvalue()
+
+
+def _records(topic: str, values: list[bytes], first: int, now_us: int) -> RecordBatch:
+    n = len(values)
+    return RecordBatch(
+        topic,
+        np.zeros(n, np.int32),
+        np.arange(first, first + n),
+        np.full(n, now_us // 1000),
+        np.ones(n, np.int8),
+        Ragged.of([_CUSTOMER] * n),
+        Ragged.of(values),
+        Ragged.of([b""] * n),
         now_us,
     )
-    for _ in range(2):  # the second time finds its entities in the near cache
-        caches = Caches.of(1024, 1_000_000)
-        await process(records, dataclasses.replace(parts, caches=caches, store=MemoryStore()))

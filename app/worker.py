@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,24 +25,40 @@ from app.adapters.memory import MemoryRegistry
 from app.adapters.onnx import load_scorer
 from app.adapters.redis import RedisStore
 from app.adapters.transport import choose_transport, open_sink, open_source
+from app.align import Alignment, too_many
 from app.backoff import Backoff
 from app.batching import BatchPolicy
 from app.config import Settings
 from app.delivery import Delivery
 from app.emit import Route
-from app.enrich import Caches
+from app.enrich import Dropped, Enrich
 from app.errors import RejectCode
 from app.intake import Intake, IntakeLimits
+from app.labels import label_writers
 from app.latency import total_us, wait_us
 from app.ledger import Ledger
+from app.live import Live
 from app.metrics import Metrics
-from app.pipeline import Parts, Processed, process
-from app.ports import ProfileStore, Sink, WriterSchemas
-from app.records import RecordBatch
+from app.ownership import Ownership
+from app.pipeline import (
+    LabelParts,
+    Parts,
+    Processed,
+    event_times,
+    known_at,
+    learn,
+    process,
+)
+from app.ports import Sink, WriterSchemas
+from app.records import Outbound, RecordBatch
 from app.warm_up import warm_up
+from features.state import LABELS, TRANSACTIONS
 
 log = structlog.get_logger("riskwire.worker")
 _ASK_AGAIN_S = 30.0
+_LOOK_S = 1.0
+_WARN_AGAIN_S = 30.0
+HELD_RECORDS_MAX = 20_000
 _ENVELOPE_BYTES = 4096  # Kafka's own bytes around a record, generously
 
 
@@ -53,37 +70,92 @@ class Worker:
         parts: Parts,
         metrics: Metrics,
         intake: Intake,
+        ownership: Ownership,
+        labels: LabelParts,
         open_sink: Callable[[], Sink],
     ) -> None:
         """Nothing is opened before `open`."""
         self.parts, self.metrics, self.intake = parts, metrics, intake
+        self.ownership, self.labels = ownership, labels
+        self.alignment: Alignment | None = None
         self.delivery = Delivery(open_sink, intake)
-        self._ask_again_at = 0.0
-        self._cache_counts: dict[str, tuple[int, int]] = {}
+        self._ask_again_at = self._looked_at = 0.0
+        self._warned_at = time.monotonic() + _WARN_AGAIN_S
 
     async def handle(self, batch: RecordBatch) -> None:
         """Process one batch and queue its outputs; the agent's body."""
         self.intake.taken()
+        self.ownership.check()
+        if self.alignment is None:
+            await self._admit(batch)
+            return
+        await self._wait_for_others(batch, self.alignment)
+
+    async def _wait_for_others(self, batch: RecordBatch, alignment: Alignment) -> None:
+        """Let a batch wait with the others, and whatever may go on."""
+        if batch.topic == self.labels.topic:
+            times = await known_at(batch, self.labels, self.parts)
+            alignment.add(LABELS, batch, times)
+        else:
+            alignment.add(TRANSACTIONS, batch, await event_times(batch, self.parts))
+        while (records := alignment.ready()) is not None:
+            await self._admit(records)
+        waiting = alignment.waiting()
+        self.intake.hold(too_many(waiting, self.ownership.topics, HELD_RECORDS_MAX))
+        owned = self.parts.enrich.live.state.owned
+        if waiting and not owned.all() and time.monotonic() > self._warned_at:
+            self._warned_at = time.monotonic() + _WARN_AGAIN_S
+            log.warning(
+                "RISKWIRE_ALIGNMENT=wait needs one worker that owns all partitions; records wait",
+                owned=int(owned.sum()),
+                partitions=len(owned),
+            )
+
+    async def _admit(self, batch: RecordBatch) -> None:
         admitted = self.intake.ledger.admit(batch)
         if admitted is None:
             return
         ticket, records = admitted
-        processed = await process(records, self.parts)
-        if await self.delivery.send(processed.outbound, ticket):
+        try:
+            async with self.ownership.lock:
+                if not self.intake.ledger.is_open(ticket):
+                    return  # it waited for a claim, which reads it again
+                if not self.parts.enrich.live.owns(records.partition):
+                    raise Dropped  # noqa: TRY301 -- the same as while waiting for room
+                if records.topic == self.labels.topic:
+                    outbound = await self._learn(records)
+                else:
+                    processed = await process(records, self.parts)
+                    outbound = processed.outbound
+        except Dropped:
+            if self.intake.ledger.is_open(ticket):
+                self.intake.go_back()  # some of its partitions were not claimed anew
+            return
+        if not len(outbound):
+            self.intake.ledger.done([ticket])
+        elif not await self.delivery.send(outbound, ticket):
+            return
+        if records.topic != self.labels.topic:
             self._count(processed)
+
+    async def _learn(self, records: RecordBatch) -> Outbound:
+        """Let the state know a batch of outcomes; its outputs are dead letters."""
+        learned = await learn(records, self.labels, self.parts)
+        self.metrics.labels(learned.labels)
+        self.metrics.batch(scored=0, rejects=learned.rejects)
+        return learned.outbound
 
     async def drain(self) -> None:
         """Stop intake, let what is in hand finish and commit, close the producer."""
         await self.intake.stop()
+        await self.ownership.close()
         await self.delivery.close()
 
-    def _count_cache(self) -> None:
-        caches = self.parts.caches
-        for entity, cache in (("customer", caches.customers), ("terminal", caches.terminals)):
-            now = cache.hits, cache.misses
-            hits, misses = self._cache_counts.get(entity, (0, 0))
-            self.metrics.near_cache(entity, hits=now[0] - hits, misses=now[1] - misses)
-            self._cache_counts[entity] = now
+    def _look_at_state(self) -> None:
+        live = self.parts.enrich.live
+        entities = {"customer": len(live.customers), "terminal": len(live.terminals)}
+        self.metrics.state(entities, live.damaged)
+        self.metrics.freshness(live.ages_s(self.parts.clock()))
 
     def readiness(self) -> tuple[bool, list[str]]:
         """Whether batches flow: the group answered, Redis and registry too, outputs go out."""
@@ -97,8 +169,10 @@ class Worker:
 
     def liveness(self) -> tuple[bool, list[str]]:
         """Whether the threads that must run do; what is away outside does not count."""
-        ended = self.intake.has_ended
-        return not ended, ["the consumer's thread has ended"] if ended else []
+        reasons = ["the consumer's thread has ended"] if self.intake.has_ended else []
+        if self.ownership.has_ended:
+            reasons.append("the state is not written any more")
+        return not reasons, reasons
 
     def _count(self, processed: Processed) -> None:
         metrics, transactions = self.metrics, processed.transactions
@@ -106,7 +180,10 @@ class Worker:
         metrics.batch(scored=n, rejects=processed.rejects)
         for decision, count in processed.alerts.items():
             metrics.alerts(decision, count)
-        self._count_cache()
+        metrics.provisional(processed.provisional)
+        if time.monotonic() > self._looked_at:
+            self._looked_at = time.monotonic() + _LOOK_S
+            self._look_at_state()
         unknown = processed.rejects[RejectCode.UNKNOWN_SCHEMA]
         if unknown and time.monotonic() > self._ask_again_at:
             # A schema may be registered late: ask for its id again, but not for every batch.
@@ -119,17 +196,18 @@ class Worker:
                 metrics.stages[stage].add_one(us, n)
 
 
-class TimedStore:
-    """An online store whose fetches are timed."""
+class TimedStore(RedisStore):
+    """The online store, whose fetches are timed."""
 
-    def __init__(self, store: ProfileStore, metrics: Metrics) -> None:
-        """Pass calls on to `store`."""
-        self._store, self._metrics = store, metrics
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """See `RedisStore`."""
+        super().__init__(settings.redis_url, settings.redis_timeout_ms)
+        self._metrics = metrics
 
     async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See `ProfileStore.fetch`."""
+        """See `StateStore.fetch`."""
         began = time.perf_counter()
-        blobs = await self._store.fetch(keys)
+        blobs = await super().fetch(keys)
         self._metrics.store_fetch(time.perf_counter() - began)
         return blobs
 
@@ -139,19 +217,39 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     transport = choose_transport(settings)
     scorer = load_scorer(settings.model, settings.providers)
     registry, route = _wire_formats(settings)
+    live = Live(
+        scorer.timing,
+        settings.partitions,
+        settings.state_customers_max,
+        settings.state_shares_max,
+        settings.state_namespace,
+    )
+    store = TimedStore(settings, metrics)
+    topics = (settings.topic("transactions"), settings.topic("labels"))
+    ownership = Ownership(
+        live,
+        store,
+        topics,
+        settings.worker_id or socket.gethostname(),
+        f"group {settings.group_id}, topic {topics[0]}",
+        metrics,
+        now_us,
+        flush_s=settings.state_flush_ms / 1000,
+        declares_quiet=settings.alignment == "mark",
+    )
+    backoff = ownership.backoff
     parts = Parts(
         decode=decode.decode,
         writers=decode.Writers(),
         limits=_limits(settings),
         registry=registry,
-        caches=Caches.of(settings.near_cache_entries, round(settings.near_cache_ttl_s * 1e6)),
-        store=TimedStore(RedisStore(settings.redis_url, settings.redis_timeout_ms), metrics),
+        enrich=Enrich(live, store, now_us, backoff, ownership.make_room),
         scorer=scorer,
         policy=scorer.policy,
-        usual=scorer.reference,
+        explainer=scorer.explainer,
         route=route,
         clock=now_us,
-        backoff=Backoff(),
+        backoff=backoff,
     )
     intake = Intake(
         partial(open_source, settings, transport),
@@ -161,6 +259,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
             settings.queue_batches_max, settings.commit_interval_ms, settings.drain_timeout_s
         ),
         metrics,
+        ownership,
     )
     metrics.info(
         version=version("riskwire"),
@@ -169,7 +268,13 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         provider=scorer.provider,
         transport=transport,
     )
-    return Worker(parts, metrics, intake, partial(open_sink, settings, transport))
+    labels = LabelParts(topics[1], label_writers())
+    worker = Worker(
+        parts, metrics, intake, ownership, labels, partial(open_sink, settings, transport)
+    )
+    if settings.alignment == "wait":
+        worker.alignment = Alignment(live, intake.ledger.admits)
+    return worker
 
 
 def compile_all(settings: Settings) -> None:

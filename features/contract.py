@@ -1,10 +1,11 @@
 """The feature contract: which numbers a model reads, in which order, and what each one means.
 
-`FEATURES` is the order of the vector's columns. `CONTRACT_ID` stands for everything that decides
-their values: names, sources, units, defaults, the profiles' layouts, the channels' order and the
-kernel's version. A model's manifest names the id that it was trained on; a score or an alert names
-the id that it was computed with. A feature depends on the transaction and its profiles only: no
-clock, no arrival order, no random source. Imports nothing that acts.
+`FEATURES` declares every feature once: whose it is, from which log, by which aggregation, over
+which sliding window, behind which delay, and its value where nothing is known; `riskwire features
+list` prints it. `Timing` says how late a record may come and how far apart logs may run. Both make
+the contract id: a model's manifest names the id that it was trained on, a score the id that it was
+computed with, and Redis keys carry it, so that changed code never reads another's state. Imports
+nothing that acts.
 """
 
 import hashlib
@@ -14,93 +15,134 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from features.profile import CUSTOMER_PROFILE, FRAUD_RATE_PRIOR, TERMINAL_PROFILE
+Entity = Literal["transaction", "customer", "terminal"]
+LogName = Literal["transactions", "labels"]
 
-Source = Literal["transaction", "customer", "terminal"]
+KERNEL_VERSION = 2
+"""Raised with every change of the code that gives other numbers for the same logs."""
 
-KERNEL_VERSION = 1
-"""Raised with every change of the code that gives other numbers for the same history and input."""
+DAY_US = 86_400_000_000
+LABEL_DELAY_DAYS = 7
+"""An outcome of a terminal counts once its transaction is so old, however early it is known."""
+LONGEST_DAYS = 180
+MEDIAN_LAST = 127
 
-CHANNELS = ("UNKNOWN", "CHIP", "CONTACTLESS", "MAGSTRIPE", "ECOMMERCE", "ATM", "TRANSFER")
-"""The channel column holds indices into this: the order of the Transaction schema's symbols."""
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How late and how far apart records may be; the time rules of DESIGN in two numbers.
+
+    A record is visible from max(its own time, its log's running maximum - lateness) on. A log must
+    have got past t - skew before a vector at t is final. Lateness is smaller than the skew.
+    """
+
+    lateness_us: int
+    skew_us: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless 0 <= lateness < skew <= the label delay."""
+        if not 0 <= self.lateness_us < self.skew_us <= LABEL_DELAY_DAYS * DAY_US:
+            msg = f"needs 0 <= lateness < skew <= {LABEL_DELAY_DAYS} days, got {self}"
+            raise ValueError(msg)
+
+
+LIVE = Timing(30_000_000, 60_000_000)
+REPLAY = Timing(30_000_000, DAY_US)
+"""For replays at full speed, where a second is days of events."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
     """One column of the vector.
 
-    `source` is the profile that it needs besides the transaction; `default` its value where that
-    profile has no history; `reason` the code by which an alert names it (several may share one).
+    `window_days` 0 where there is no window; `delay_days` how old what counts must at least be;
+    `default` its value where nothing is known; `reason` the code by which an alert names it
+    (several may share one).
     """
 
     name: str
-    source: Source
-    reason: str
-    unit: str
+    entity: Entity
+    logs: tuple[LogName, ...]
+    aggregation: str
+    window_days: int
+    delay_days: int
     default: float
+    unit: str
+    reason: str
     doc: str
 
 
+_OWN: tuple[LogName, ...] = ("transactions",)
+_BOTH: tuple[LogName, ...] = ("transactions", "labels")
+_DELAY = LABEL_DELAY_DAYS
+
+
+def _customer(days: int) -> tuple[Feature, Feature]:
+    return (
+        Feature(f"customer_count_{days}d", "customer", _OWN, "count", days, 0, 1.0, "1",
+                "CUSTOMER_ACTIVITY", f"the customer's transactions of {days} d, this one included"),
+        Feature(f"customer_mean_{days}d", "customer", _OWN, "mean", days, 0, 0.0, "major units",
+                "CUSTOMER_SPENDING", f"their mean amount over {days} d, this one included"),
+    )  # fmt: skip
+
+
+def _terminal(days: int) -> tuple[Feature, Feature]:
+    return (
+        Feature(f"terminal_count_{days}d", "terminal", _OWN, "count", days, _DELAY, 0.0, "1",
+                "TERMINAL_ACTIVITY", f"transactions at the terminal in {days} d"),
+        Feature(f"terminal_risk_{days}d", "terminal", _BOTH, "share", days, _DELAY, 0.0, "share",
+                "TERMINAL_RISK", f"share of frauds among them, {days} d"),
+    )  # fmt: skip
+
+
+def _frauds(days: int) -> tuple[Feature, Feature]:
+    return (
+        Feature(f"terminal_frauds_{days}d", "terminal", _BOTH, "count", days, _DELAY, 0.0, "1",
+                "TERMINAL_RISK", f"frauds at the terminal in {days} d"),
+        Feature(f"terminal_fraud_rate_{days}d", "terminal", _BOTH, "share", days, _DELAY, 0.0,
+                "share", "TERMINAL_RISK", f"share of frauds at the terminal, {days} d"),
+    )  # fmt: skip
+
+
 FEATURES: tuple[Feature, ...] = (
-    Feature("amount_log2", "transaction", "AMOUNT_HIGH", "log2", 0.0,
-            "log2(1 + amount in minor units)"),
-    Feature("hour_sin", "transaction", "TIME_OF_DAY", "1", 0.0,
-            "sine of the UTC hour's angle on a 24-hour dial"),
-    Feature("hour_cos", "transaction", "TIME_OF_DAY", "1", 0.0, "cosine of that angle"),
-    Feature("night", "transaction", "TIME_OF_DAY", "flag", 0.0, "1 from 0 to 6 h UTC"),
-    Feature("weekend", "transaction", "TIME_OF_WEEK", "flag", 0.0, "1 on Saturday and Sunday, UTC"),
-    Feature("ecommerce", "transaction", "CHANNEL", "flag", 0.0, "1 for e-commerce"),
-    Feature("atm", "transaction", "CHANNEL", "flag", 0.0, "1 for a cash machine"),
-    Feature("magstripe", "transaction", "CHANNEL", "flag", 0.0, "1 for a magnetic stripe"),
-    Feature("channel_other", "transaction", "CHANNEL", "flag", 0.0,
-            "1 for a transfer or an unknown channel"),
-    Feature("customer_known", "customer", "CUSTOMER_NEW", "flag", 0.0,
-            "1 where the customer has history"),
-    Feature("customer_count_log2", "customer", "CUSTOMER_HISTORY", "log2", 0.0,
-            "log2(1 + transactions of the customer's history)"),
-    Feature("customer_tx_per_day", "customer", "CUSTOMER_ACTIVITY", "1/day", 0.0,
-            "the customer's transactions a day"),
-    Feature("amount_over_mean_log2", "customer", "AMOUNT_UNUSUAL", "log2", 0.0,
-            "log2 of the amount over the customer's mean"),
-    Feature("amount_z", "customer", "AMOUNT_UNUSUAL", "std", 0.0,
-            "distance from the customer's mean in standard deviations, -10 to 10"),
-    Feature("amount_over_max_log2", "customer", "AMOUNT_RECORD", "log2", 0.0,
-            "log2 of the amount over the customer's largest"),
-    Feature("hour_unusual", "customer", "HOUR_UNUSUAL", "1", 0.0,
-            "1 - the hour's direction projected on the customer's mean direction, 0 to 2"),
-    Feature("night_unusual", "customer", "HOUR_UNUSUAL", "share", 0.0,
-            "at night: 1 - the customer's share of night transactions"),
-    Feature("ecommerce_unusual", "customer", "CHANNEL_UNUSUAL", "share", 0.0,
-            "for e-commerce: 1 - the customer's share of e-commerce"),
-    Feature("country_foreign", "customer", "COUNTRY_FOREIGN", "flag", 0.0,
-            "1 where the country is known and not the customer's usual one"),
-    Feature("terminal_known", "terminal", "TERMINAL_NEW", "flag", 0.0,
-            "1 where the terminal has history"),
-    Feature("terminal_count_log2", "terminal", "TERMINAL_HISTORY", "log2", 0.0,
-            "log2(1 + transactions of the terminal's history)"),
-    Feature("terminal_tx_per_day", "terminal", "TERMINAL_ACTIVITY", "1/day", 0.0,
-            "the terminal's transactions a day"),
-    Feature("amount_over_terminal_log2", "terminal", "AMOUNT_UNUSUAL_AT_TERMINAL", "log2", 0.0,
-            "log2 of the amount over the terminal's mean"),
-    Feature("terminal_fraud_rate", "terminal", "TERMINAL_RISK", "share", FRAUD_RATE_PRIOR,
-            "smoothed share of frauds at the terminal, by labels of a delay ago"),
-    Feature("terminal_fraud_rate_recent", "terminal", "TERMINAL_RISK", "share", FRAUD_RATE_PRIOR,
-            "the same over the last labelled days"),
+    Feature("amount", "transaction", (), "value", 0, 0, 0.0, "major units", "AMOUNT_HIGH",
+            "amount in major units (minor units / 100)"),
+    Feature("weekend", "transaction", (), "value", 0, 0, 0.0, "flag", "TIME_OF_WEEK",
+            "1 on Saturday and Sunday, UTC"),
+    Feature("night", "transaction", (), "value", 0, 0, 0.0, "flag", "TIME_OF_DAY",
+            "1 until 06:59:59 UTC"),
+    *_customer(1), *_customer(7), *_customer(30),
+    *_terminal(1), *_terminal(7), *_terminal(30),
+    Feature("amount_over_mean_30d", "customer", _OWN, "ratio", 30, 0, 1.0, "1", "AMOUNT_UNUSUAL",
+            "amount over the customer's mean of 30 d without it"),
+    Feature("amount_over_mean_longest", "customer", _OWN, "ratio", LONGEST_DAYS, 0, 1.0, "1",
+            "AMOUNT_UNUSUAL", "amount over the customer's mean of the longest window without it"),
+    Feature("amount_over_median", "customer", _OWN, "ratio", LONGEST_DAYS, 0, 1.0, "1",
+            "AMOUNT_UNUSUAL",
+            f"amount over the median of the customer's {MEDIAN_LAST} transactions before it"),
+    Feature("terminal_last_fraud", "terminal", _BOTH, "last", 30, _DELAY, 0.0, "flag",
+            "TERMINAL_RISK", "1 where the terminal's newest counted transaction was a fraud"),
+    Feature("terminal_fraud_run_days", "terminal", _BOTH, "run", 30, _DELAY, 0.0, "days",
+            "TERMINAL_RISK", "age of the unbroken run of frauds that ends with it"),
+    *_frauds(3), *_frauds(14), *_frauds(21),
 )  # fmt: skip
 
 WIDTH = len(FEATURES)
 NAMES = tuple(feature.name for feature in FEATURES)
 
 
-def _contract_id() -> str:
+def contract_id(timing: Timing) -> str:
     """First 16 hexadecimal digits of a SHA-256; documentation and reason codes do not enter."""
-    defined = [(f.name, f.source, f.unit, f.default) for f in FEATURES]
-    layouts = (CUSTOMER_PROFILE.id, TERMINAL_PROFILE.id)
-    text = repr((KERNEL_VERSION, defined, layouts, CHANNELS))
+    defined = [
+        (f.name, f.entity, f.logs, f.aggregation, f.window_days, f.delay_days, f.default, f.unit)
+        for f in FEATURES
+    ]
+    bounds = (LABEL_DELAY_DAYS, LONGEST_DAYS, MEDIAN_LAST)
+    text = repr((KERNEL_VERSION, defined, bounds, timing.lateness_us, timing.skew_us))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-CONTRACT_ID = _contract_id()
+CONTRACT_ID = contract_id(LIVE)
 
 
 def defaults() -> NDArray[np.float32]:

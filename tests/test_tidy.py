@@ -28,7 +28,11 @@ PURE_STAGES = (
     "encode",
     "enrich",
     "latency",
-    "near_cache",
+    "align",
+    "entities",
+    "labels",
+    "live",
+    "meta",
     "records",
     "score",
 )

@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from app.adapters.companions import Companions
 from app.adapters.transport import BYTES_MAX, queue_limits
 from app.errors import BrokerUnavailable, ConfigError
 from app.ports import RebalanceListener
@@ -76,9 +77,14 @@ class ObjectSource:
         topics: Sequence[str],
         listener: RebalanceListener,
         records_max: int,  # noqa: ARG002 -- the native twin needs it to make its buffer
+        companions: Sequence[str] = (),
     ) -> None:
-        """Connect and subscribe; raises ConfigError."""
-        self._listener = listener
+        """Connect and subscribe; raises ConfigError.
+
+        Of each companion, the partitions with the numbers of our first topic's are read too.
+        """
+        self._companions = Companions(topics[0], companions, self._partition_count)
+        self._options, self._listener = options, listener
         self._failure: BaseException | None = None
         self._owned: set[tuple[str, int]] = set()
         self._consumer = _create(Consumer, {**options, "error_cb": self._error})
@@ -120,21 +126,43 @@ class ObjectSource:
         else:
             log.warning("broker trouble", code=error.name(), detail=error.str())
 
+    def _partition_count(self, topic: str) -> int:
+        # By a client of its own: after the consumer's list_topics within a callback, the next
+        # callback of the same poll ends the process (confluent-kafka 2.16).
+        asker = _create(Consumer, self._options)
+        try:
+            topics = _call("read metadata", asker.list_topics, topic, _REQUEST_S).topics
+        except RuntimeError:  # a name that no topic can have
+            return 0
+        finally:
+            asker.close()
+        if (found := topics.get(topic)) is None:
+            return 0
+        if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise BrokerUnavailable(f"read metadata of {topic}: {found.error.str()}")
+        return len(found.partitions)
+
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         at = [(p.topic, p.partition) for p in partitions]
+        besides = self._companions.joining(at)
+        at += besides
         self._owned |= set(at)
         self._listener.assigned(at)
-        (consumer.incremental_assign if self._cooperative else consumer.assign)(partitions)
+        # No offset: where the group stands.
+        every = [*partitions, *(TopicPartition(*its) for its in besides)]
+        (consumer.incremental_assign if self._cooperative else consumer.assign)(every)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
         at = [(p.topic, p.partition) for p in partitions]
+        besides = self._companions.leaving(at, self._owned)
+        at += besides
         try:
             self._listener.revoked(at, lost=lost)
         except Exception as failure:  # noqa: BLE001 -- raised by the poll around this call
             self._failure = failure
         self._owned -= set(at)
         if self._cooperative:
-            consumer.incremental_unassign(partitions)
+            consumer.incremental_unassign([*partitions, *(TopicPartition(*its) for its in besides)])
         else:
             consumer.unassign()
 
@@ -164,6 +192,16 @@ class ObjectSource:
         cached = partial(self._consumer.get_watermark_offsets, cached=True)
         found = {at: cached(TopicPartition(*at)) for at in self._owned}
         return {at: marks[1] for at, marks in found.items() if marks and marks[1] >= 0}
+
+    def beginnings(self) -> dict[tuple[str, int], int]:
+        """See `Source.beginnings`."""
+        ask = partial(
+            _call, "read the log's begin", self._consumer.get_watermark_offsets, timeout=_REQUEST_S
+        )
+        found = {at: ask(TopicPartition(*at)) for at in self._owned}
+        if late := [at for at, marks in found.items() if marks is None]:
+            raise BrokerUnavailable(f"read the log's begin of {late[0]}: timed out")
+        return {at: low for at, (low, _) in found.items()}
 
     def pause(self, partitions: Partitions) -> None:
         """See `Source.pause`."""

@@ -5,6 +5,8 @@ for an address that is none, ModelError where ONNX Runtime is missing.
 """
 
 import importlib
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from redis import Redis
@@ -12,26 +14,30 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.config import Settings
 from app.errors import ConfigError, ModelError, StoreUnavailable
-from features import profile
+from app.meta import Meta
+from features.blob import meta_key
 
 SCAN_KEYS = 1_000
 SCANS_MAX = 20
+_CONTRACT = re.compile(rb"rw:\{p\d+\}:([0-9a-f]+):")
 
 
 class RedisFacts(NamedTuple):
     """`policy` is maxmemory-policy, empty where the server does not say.
 
-    `has_profile` is told from a part of the keys where there are very many.
+    `metas` says by partition what is there of the contract asked for. `contracts` are the ids that
+    there is any state of, told from a part of the keys where there are very many.
     """
 
     version: str
     policy: str
     keys: int
-    has_profile: bool
+    metas: Mapping[int, Meta]
+    contracts: frozenset[str]
 
 
-def redis_facts(settings: Settings) -> RedisFacts:
-    """Ask the online store."""
+def redis_facts(settings: Settings, contract_id: str) -> RedisFacts:
+    """Ask the online store; it is asked for the partitions that the settings count."""
     timeout_s = settings.redis_timeout_ms / 1000
     try:
         client = Redis.from_url(
@@ -48,7 +54,8 @@ def redis_facts(settings: Settings) -> RedisFacts:
                 str(info.get("redis_version", "?")),
                 str(info.get("maxmemory_policy", "")),
                 int(client.dbsize()),
-                _has_profile(client),
+                _metas(client, contract_id, settings.partitions),
+                _contracts(client),
             )
     except (RedisError, OSError) as error:
         cause = str(error) or type(error).__name__
@@ -71,12 +78,20 @@ def _info(client: Redis) -> dict[str, object]:
         return {}
 
 
-def _has_profile(client: Redis) -> bool:
-    pattern, cursor = profile.key("customer", b"*"), 0
+def _metas(client: Redis, contract_id: str, partitions: int) -> dict[int, Meta]:
+    with client.pipeline(transaction=False) as pipe:
+        for partition in range(partitions):
+            pipe.get(meta_key(contract_id, partition))
+        found = [Meta.parse(value) for value in pipe.execute()]
+    return {partition: meta for partition, meta in enumerate(found) if meta is not None}
+
+
+def _contracts(client: Redis) -> frozenset[str]:
+    found, cursor = set(), 0
     for _ in range(SCANS_MAX):
-        cursor, keys = client.scan(cursor, pattern, SCAN_KEYS)
-        if keys:
-            return True
+        cursor, keys = client.scan(cursor, b"rw:{p*}:*", SCAN_KEYS)
+        names = (key for key in keys if isinstance(key, bytes))
+        found |= {match[1].decode() for match in map(_CONTRACT.match, names) if match}
         if cursor == 0:
-            return False
-    return False
+            break
+    return frozenset(found)

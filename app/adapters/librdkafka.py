@@ -23,6 +23,7 @@ MESSAGE_BYTES = 72
 
 ERR_PARTITION_EOF, ERR_FATAL = -191, -150
 ERR_NO_OFFSET, ERR_ASSIGN, ERR_REVOKE = -168, -175, -174
+ERR_UNKNOWN_TOPIC = 3
 OFFSET_INVALID, PARTITION_ANY = -1001, -1
 PRODUCER, CONSUMER = 0, 1
 MSG_COPY, MSG_PARTITION = 0x2, 0x8
@@ -94,6 +95,28 @@ class Tagged(c.Structure):
     _fields_ = (("vtype", c.c_int), ("u", _Value))
 
 
+class _MetadataTopic(c.Structure):
+    _fields_ = (
+        ("topic", c.c_char_p),
+        ("partition_cnt", c.c_int),
+        ("partitions", c.c_void_p),
+        ("err", c.c_int),
+    )
+
+
+class Metadata(c.Structure):
+    """struct rd_kafka_metadata."""
+
+    _fields_ = (
+        ("broker_cnt", c.c_int),
+        ("brokers", c.c_void_p),
+        ("topic_cnt", c.c_int),
+        ("topics", c.POINTER(_MetadataTopic)),
+        ("orig_broker_id", c.c_int32),
+        ("orig_broker_name", c.c_char_p),
+    )
+
+
 _P, _I, _S, _Z, _L = c.c_void_p, c.c_int, c.c_char_p, c.c_size_t, c.POINTER(TopicPartitionList)
 RebalanceCallback = c.CFUNCTYPE(None, _P, _I, _L, _P)
 ErrorCallback = c.CFUNCTYPE(None, _P, _I, _S, _P)
@@ -124,6 +147,7 @@ fatal_error = _function("fatal_error", _I, _P, _S, _Z)
 
 list_new = _function("topic_partition_list_new", _L, _I)
 list_add = _function("topic_partition_list_add", _P, _L, _S, c.c_int32)
+list_copy = _function("topic_partition_list_copy", _L, _L)
 list_destroy = _function("topic_partition_list_destroy", None, _L)
 
 poll_set_consumer = _function("poll_set_consumer", _I, _P)
@@ -147,6 +171,12 @@ resume_partitions = _function("resume_partitions", _I, _P, _L)
 get_watermark_offsets = _function(
     "get_watermark_offsets", _I, _P, _S, c.c_int32, c.POINTER(c.c_int64), c.POINTER(c.c_int64)
 )
+query_watermark_offsets = _function(
+    "query_watermark_offsets", _I, _P, _S, c.c_int32,
+    c.POINTER(c.c_int64), c.POINTER(c.c_int64), _I,
+)  # fmt: skip
+metadata = _function("metadata", _I, _P, _I, _P, c.POINTER(c.POINTER(Metadata)), _I)
+metadata_destroy = _function("metadata_destroy", None, c.POINTER(Metadata))
 
 topic_new = _function("topic_new", _P, _P, _S, _P)
 topic_destroy = _function("topic_destroy", None, _P)
@@ -277,6 +307,25 @@ def raise_for_elements(partitions: Any, doing: str) -> None:
     """Raise BrokerUnavailable for the first partition of a list that carries an error."""
     for i in range(partitions.contents.cnt):
         raise_for(partitions.contents.elems[i].err, doing)
+
+
+def partition_count(client: int, topic: str, timeout_ms: int) -> int:
+    """How many partitions a topic has, 0 if there is none; raises BrokerUnavailable."""
+    found = c.POINTER(Metadata)()
+    if not (rkt := topic_new(client, topic.encode(), None)):  # a name that no topic can have
+        return 0
+    try:
+        raise_for(metadata(client, 0, rkt, c.byref(found), timeout_ms), "read metadata")
+    finally:
+        topic_destroy(rkt)
+    try:
+        if found.contents.topic_cnt == 0:
+            return 0
+        its = found.contents.topics[0]
+        raise_for(0 if its.err == ERR_UNKNOWN_TOPIC else its.err, f"read metadata of {topic}")
+        return int(its.partition_cnt)
+    finally:
+        metadata_destroy(found)
 
 
 def fatal(client: int) -> str:

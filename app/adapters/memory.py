@@ -7,9 +7,10 @@ away and bring them back.
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.errors import BrokerUnavailable, RegistryUnavailable, StoreUnavailable
 from app.ports import RebalanceListener
@@ -17,7 +18,7 @@ from app.records import Float32s, Outbound, RecordBatch
 
 
 class MemoryStore:
-    """Profile blobs in a dict; `away` makes it raise StoreUnavailable."""
+    """Blobs in a dict; `away` makes it raise StoreUnavailable."""
 
     def __init__(self, blobs: Mapping[bytes, bytes] | None = None) -> None:
         """Begin with these blobs."""
@@ -26,11 +27,39 @@ class MemoryStore:
         self.fetches: list[list[bytes]] = []
 
     async def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """See `ProfileStore.fetch`."""
-        if self.away:
-            raise StoreUnavailable("the store in memory is away")
+        """See `StateStore.fetch`."""
+        self._answer()
         self.fetches.append(list(keys))
         return [self.blobs.get(key) for key in keys]
+
+    async def flush(
+        self,
+        guard: bytes,
+        expected: bytes | None,
+        new: bytes,
+        pairs: Sequence[tuple[bytes, bytes]],
+    ) -> bool:
+        """See `StateStore.flush`."""
+        self._answer()
+        if self.blobs.get(guard) != expected:
+            return False
+        self.blobs |= {**dict(pairs), guard: new}
+        return True
+
+    async def delete(self, prefix: bytes) -> None:
+        """See `StateStore.delete`."""
+        self._answer()
+        self.blobs = {key: b for key, b in self.blobs.items() if not key.startswith(prefix)}
+
+    async def scan(self, prefix: bytes) -> AsyncIterator[bytes]:
+        """See `StateStore.scan`."""
+        self._answer()
+        for key in [key for key in self.blobs if key.startswith(prefix)]:
+            yield key
+
+    def _answer(self) -> None:
+        if self.away:
+            raise StoreUnavailable("the store in memory is away")
 
 
 class MemoryRegistry:
@@ -64,16 +93,37 @@ class LinearScorer:
         return np.asarray(1 / (1 + np.exp(-raw)), np.float32)
 
 
+class LinearExplainer:
+    """What each weight adds to a `LinearScorer`'s raw score."""
+
+    base = 0.0
+
+    def __init__(self, weights: Float32s) -> None:
+        """Explain sigmoid(row · weights)."""
+        self.weights = weights
+
+    def contributions(self, rows: Float32s) -> NDArray[np.float64]:
+        """See `Explainer.contributions`."""
+        return rows.astype(np.float64) * self.weights
+
+
 class MemorySource:
     """A consumer fed by `add`; keeps what was committed."""
 
-    def __init__(self, listener: RebalanceListener, partitions: Sequence[tuple[str, int]]) -> None:
-        """Own these partitions from the first poll on."""
-        self.listener, self._partitions = listener, list(partitions)
+    def __init__(
+        self,
+        listener: RebalanceListener,
+        partitions: Sequence[tuple[str, int]],
+        companions: Sequence[str] = (),
+    ) -> None:
+        """Own these partitions from the first poll on, and those of their companions."""
+        besides = [(topic, p) for topic in companions for p in sorted({p for _, p in partitions})]
+        self.listener, self._partitions = listener, [*partitions, *besides]
         self._waiting: deque[RecordBatch] = deque()
         self._added = threading.Condition()
         self._owned: set[tuple[str, int]] = set()
         self.commits: dict[tuple[str, int], int] = {}
+        self.starts: dict[tuple[str, int], int] = {}
         self.paused: set[tuple[str, int]] = set()
         self.away = False
         self.sought: list[dict[tuple[str, int], int]] = []
@@ -97,9 +147,22 @@ class MemorySource:
             self._owned = set(self._partitions)
             self.listener.assigned(self._partitions)
         with self._added:
-            if self.paused or not self._added.wait_for(lambda: bool(self._waiting), wait_ms / 1000):
+            self._added.wait_for(lambda: self._ready() is not None, wait_ms / 1000)
+            if (ready := self._ready()) is None:
                 return []
-            return [self._waiting.popleft()]
+            batch = self._waiting[ready]
+            del self._waiting[ready]
+            return [batch]
+
+    def _ready(self) -> int | None:
+        """Where the first batch waits that overtakes no other of its partitions; none is paused."""
+        held = set(self.paused)
+        for i, batch in enumerate(self._waiting):
+            its = {(batch.topic, int(p)) for p in np.unique(batch.partition)}
+            if not its & held:
+                return i
+            held |= its
+        return None
 
     def assignment(self) -> set[tuple[str, int]]:
         """See `Source.assignment`."""
@@ -122,6 +185,12 @@ class MemorySource:
     def ends(self) -> dict[tuple[str, int], int]:
         """See `Source.ends`."""
         return dict.fromkeys(self._owned, 0)
+
+    def beginnings(self) -> dict[tuple[str, int], int]:
+        """See `Source.beginnings`; what `starts` says, else 0. Fails while `away`."""
+        if self.away:
+            raise BrokerUnavailable("the broker in memory is away")
+        return {at: self.starts.get(at, 0) for at in self._owned}
 
     def pause(self, partitions: Sequence[tuple[str, int]]) -> None:
         """See `Source.pause`."""

@@ -9,6 +9,7 @@ import ctypes as c
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import structlog
 
 from app.adapters import librdkafka as rk
 from app.adapters import native_loops
+from app.adapters.companions import Companions
 from app.errors import BrokerUnavailable
 from app.ports import RebalanceListener
 from app.records import Int64s, Ragged, RecordBatch
@@ -34,8 +36,12 @@ class NativeSource:
         topics: Sequence[str],
         listener: RebalanceListener,
         records_max: int,
+        companions: Sequence[str] = (),
     ) -> None:
-        """Connect and subscribe; raises NativeTransportError or ConfigError."""
+        """Connect and subscribe; raises NativeTransportError or ConfigError.
+
+        Of each companion, the partitions with the numbers of our first topic's are read too.
+        """
         rk.check()
         native_loops.compile_loops()
         self._listener = listener
@@ -51,6 +57,9 @@ class NativeSource:
         rk.conf_set_error_cb(conf, self._callbacks[1])
         rk.conf_set_log_cb(conf, self._callbacks[2])
         self._client = rk.handle(rk.CONSUMER, conf)
+        self._companions = Companions(
+            topics[0], companions, partial(rk.partition_count, self._client, timeout_ms=_REQUEST_MS)
+        )
         rk.poll_set_consumer(self._client)
         self._queue = rk.queue_get_consumer(self._client)
         self._addresses = np.zeros(records_max, np.uint64)
@@ -132,6 +141,12 @@ class NativeSource:
         # An exception cannot cross the C frame: it is kept and raised by the poll around this call.
         cooperative = rk.rebalance_protocol(client) == b"COOPERATIVE"
         at = list(rk.partition_offsets(partitions))
+        besides = (
+            self._companions.joining(at)
+            if code == rk.ERR_ASSIGN
+            else self._companions.leaving(at, self._owned)
+        )
+        at += besides
         try:
             if code == rk.ERR_ASSIGN:
                 self._owned |= set(at)
@@ -141,16 +156,21 @@ class NativeSource:
                 self._owned -= set(at)
         except Exception as failure:  # noqa: BLE001 -- see above
             self._failure = failure
+        every = rk.list_copy(partitions)
+        for topic, partition in besides:
+            rk.list_add(every, topic.encode(), partition)  # no offset: where the group stands
         try:
             if not cooperative:
-                whole = partitions if code == rk.ERR_ASSIGN else None
+                whole = every if code == rk.ERR_ASSIGN else None
                 rk.raise_for(rk.assign(client, whole), "assign")
             elif code == rk.ERR_ASSIGN:
-                _object(rk.incremental_assign(client, partitions), "assign")
+                _object(rk.incremental_assign(client, every), "assign")
             else:
-                _object(rk.incremental_unassign(client, partitions), "unassign")
+                _object(rk.incremental_unassign(client, every), "unassign")
         except BrokerUnavailable as failure:
             self._failure = self._failure or failure
+        finally:
+            rk.list_destroy(every)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -193,6 +213,16 @@ class NativeSource:
             rk.get_watermark_offsets(*where, c.byref(low), c.byref(high))
             if high.value >= 0:
                 found[topic, partition] = high.value
+        return found
+
+    def beginnings(self) -> dict[tuple[str, int], int]:
+        """See `Source.beginnings`."""
+        low, high = c.c_int64(), c.c_int64()
+        found = {}
+        for topic, partition in self._owned:
+            where = (self._client, topic.encode(), partition, c.byref(low), c.byref(high))
+            rk.raise_for(rk.query_watermark_offsets(*where, _REQUEST_MS), "read the log's begin")
+            found[topic, partition] = low.value
         return found
 
     def pause(self, partitions: Partitions) -> None:

@@ -19,10 +19,12 @@ import structlog
 
 from app.decide import Policy
 from app.errors import ModelError, ScoringError
+from app.ports import Explainer
 from app.records import Float32s
 from app.score import score
-from features.contract import CONTRACT_ID
-from models.manifest import INPUT, OUTPUT, Manifest, read
+from features.contract import contract_id
+from models.explain import from_npz
+from models.manifest import INPUT, OUTPUT, RAW, Manifest, read
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -33,6 +35,7 @@ CPU_WHEEL, GPU_WHEEL = "onnxruntime", "onnxruntime-gpu"
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
 
 GOLDEN_TOLERANCE = 1e-6
+EXPLAINED_TOLERANCE = 1e-3
 
 # ONNX Runtime writes to standard error by itself, past our log format: its errors only.
 LOG_ERRORS = 3
@@ -43,39 +46,45 @@ _log = structlog.get_logger(__name__)
 class OnnxScorer:
     """A loaded model with what its manifest says about it; implements `ports.Scorer`."""
 
-    def __init__(self, session: Any, provider: str, manifest: Manifest) -> None:
+    def __init__(
+        self, session: Any, provider: str, manifest: Manifest, explainer: Explainer
+    ) -> None:
         """Wrap an ONNX Runtime session; `load_scorer` makes and checks one."""
         self._session = session
+        self.explainer = explainer
         self.provider = provider
         self.manifest = manifest
         self.model_id = manifest.model_id
         self.feature_contract_id = manifest.feature_contract_id
         self.policy = Policy(manifest.thresholds.review, manifest.thresholds.decline)
-        self.reference = manifest.reference_vector
+        self.timing = manifest.timing
 
     def score_many(self, matrix: Float32s) -> Float32s:
         """Probabilities, float32 (n,), of a C-contiguous matrix (n, features)."""
         return run(self._session, matrix)
 
+    def raw(self, matrix: Float32s) -> Float32s:
+        """Raw scores (log-odds), float32 (n,), which the explainer takes apart."""
+        return run(self._session, matrix, RAW)
 
-def load_scorer(
-    directory: Path | None, providers: str = "auto", contract_id: str = CONTRACT_ID
-) -> OnnxScorer:
+
+def load_scorer(directory: Path | None, providers: str = "auto") -> OnnxScorer:
     """Load the model of a directory (None: the shipped one); raises ModelError.
 
     `providers` is `auto` or ONNX Runtime's provider names in order, separated by commas.
     """
-    manifest, model = read(directory)
-    if manifest.feature_contract_id != contract_id:
+    manifest, model, explainer = read(directory)
+    computed = contract_id(manifest.timing)
+    if manifest.feature_contract_id != computed:
         msg = (
             f"{manifest.model_id} was trained on feature contract"
-            f" {manifest.feature_contract_id}, this program computes {contract_id};"
-            " train it again (python -m models.train) or run the version that it was made for"
+            f" {manifest.feature_contract_id}, this program computes {computed};"
+            " train it again (riskwire train) or run the version that it was made for"
         )
         raise ModelError(msg)
     session, provider = open_session(model, providers)
     _check_graph(session, manifest)
-    scorer = OnnxScorer(session, provider, manifest)
+    scorer = OnnxScorer(session, provider, manifest, from_npz(explainer, len(manifest.features)))
     _check_golden(scorer)
     return scorer
 
@@ -110,10 +119,10 @@ def open_session(model: bytes, providers: str = "auto") -> tuple[Any, str]:
     return session, got[0]
 
 
-def run(session: Any, matrix: Float32s) -> Float32s:
+def run(session: Any, matrix: Float32s, output: str = OUTPUT) -> Float32s:
     """One run of a session; any failure of ONNX Runtime is a ScoringError."""
     try:
-        (scores,) = session.run([OUTPUT], {INPUT: matrix})
+        (scores,) = session.run([output], {INPUT: matrix})
     except Exception as error:  # as in open_session
         msg = f"ONNX Runtime failed on {matrix.dtype}{list(matrix.shape)}: {error}"
         raise ScoringError(msg) from error
@@ -195,18 +204,18 @@ def _check_graph(session: Any, manifest: Manifest) -> None:
         and len(inputs[0][2]) == 2
         and not isinstance(inputs[0][2][0], int)
         and inputs[0][2][1] == width
-        and (OUTPUT, "tensor(float)") in outputs
+        and {(OUTPUT, "tensor(float)"), (RAW, "tensor(float)")} <= set(outputs)
     )
     if not good:
         msg = (
             f"{manifest.model_id} must read {INPUT} float32[batch, {width}] and give {OUTPUT}"
-            f" float32; its graph reads {inputs} and gives {outputs}"
+            f" and {RAW} float32; its graph reads {inputs} and gives {outputs}"
         )
         raise ModelError(msg)
 
 
 def _check_golden(scorer: OnnxScorer) -> None:
-    """Score the manifest's golden vectors; another CPU may differ in the last bits only."""
+    """Score and explain the manifest's golden vectors; another CPU may differ in the last bits."""
     golden = scorer.manifest.golden
     try:
         found = score(np.array(golden.vectors, np.float32), scorer)
@@ -219,4 +228,10 @@ def _check_golden(scorer: OnnxScorer) -> None:
             f"{scorer.model_id} on {scorer.provider} misses its golden scores by {off:.2g}"
             f" (allowed {GOLDEN_TOLERANCE:g})"
         )
+        raise ModelError(msg)
+    rows = np.array(golden.vectors, np.float32)
+    explained = scorer.explainer.base + scorer.explainer.contributions(rows).sum(axis=1)
+    off = float(np.abs(explained - scorer.raw(rows)).max())
+    if off > EXPLAINED_TOLERANCE:
+        msg = f"the explainer of {scorer.model_id} misses its raw scores by {off:.2g}"
         raise ModelError(msg)

@@ -23,6 +23,7 @@ from app.errors import BrokerUnavailable, ConfigError, RiskwireError
 REQUEST_S = 15.0
 TIMESTAMP_TYPE = "message.timestamp.type"
 MESSAGE_BYTES = "max.message.bytes"
+RETENTION = "retention.ms"
 REFUSALS = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -157,7 +158,7 @@ def _describe(admin: AdminClient, names: Collection[str]) -> dict[str, Topic]:
     futures = admin.describe_configs(resources, request_timeout=REQUEST_S)
     topics = {}
     for resource, entries in _results(futures, "topic configuration").items():
-        config = {name: entries[name].value for name in (TIMESTAMP_TYPE, MESSAGE_BYTES)}
+        config = {name: entries[name].value for name in (TIMESTAMP_TYPE, MESSAGE_BYTES, RETENTION)}
         partitions = there[resource.name].partitions
         replication = max(len(p.replicas) for p in partitions.values())
         topics[resource.name] = Topic(resource.name, len(partitions), replication, config)

@@ -69,12 +69,13 @@ def choose_transport(settings: Settings) -> str:
 
 
 def open_source(settings: Settings, transport: str, listener: RebalanceListener) -> Source:
-    """The consumer of a transport, subscribed to the transactions topic; raises ConfigError."""
+    """The consumer of a transport, of transactions with their labels; raises ConfigError."""
     given = {**settings.client_options(), **settings.consumer_options}
     _refuse_fixed(given)
     options = {**CONSUMER_OPTIONS, "group.id": settings.group_id, **given}
-    topics = [settings.topic("transactions")]
-    return _twins(transport)[0](options, topics, listener, settings.batch_records_max)
+    topics, companions = [settings.topic("transactions")], [settings.topic("labels")]
+    make = _twins(transport)[0]
+    return make(options, topics, listener, settings.batch_records_max, companions)
 
 
 def open_sink(settings: Settings, transport: str) -> Sink:

@@ -1,10 +1,10 @@
 """`riskwire bench throughput`: Riskwire and its peers drain the same full topic on the same broker.
 
 Starts its own Kafka and Redis unless it is given some, fills the topic once, and runs every lane as
-a process of its own, one after another, the order turned round every other round; medians count. A
-lane that scores is only believed if an independent reader finds a score for each record that it
-read, and the same scores as from the others. Figures hold for the machine and the minute; ratios
-travel better.
+a process of its own, one after another, the order turned round every other round; medians count.
+Lanes that score begin with the same state in Redis. One is only believed if an independent reader
+finds a score for each record that it read, and the same scores as from the others. Figures hold for
+the machine and the minute; ratios travel better.
 Raises ConfigError or Unavailable.
 """
 
@@ -17,7 +17,8 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.adapters.admin import create_topics, delete_topics
-from app.bench.load import fill_profiles, fill_topic
+from app.bench.lanes.lane import PARTITIONS
+from app.bench.load import STATE, fill_topic, load, state_of, write_state
 from app.demo.cluster import pick_kafka, redis_server
 from app.errors import ConfigError, Unavailable
 
-PARTITIONS = 4
-OUTPUTS = ("", "-alerts", "-dead-letters")
+OUTPUTS = ("", "-alerts", "-dead-letters", "-labels")
 WARM_SHARE = 0.1
 LANE_TIMEOUT_S = 120
 REPORTED_VERSIONS = (
@@ -71,23 +72,24 @@ RATIOS = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run of one lane."""
+    """One run of one lane; `digests` of what it said first, by partition."""
 
     tx_per_s: float
     cpu_us_per_tx: float
     read: int
-    digest: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
     warmed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where the lanes run."""
+    """Where the lanes run; `reset` lets Redis have the state that each begins with."""
 
     bootstrap: str
     redis_url: str
     topic: str
     records: int
+    reset: Callable[[], None]
 
 
 def run(
@@ -114,11 +116,14 @@ def run(
         if redis_url is None:
             redis = stack.enter_context(redis_server())
             redis_url, redis_kind = redis.url, redis.kind
-        say(f"filling a topic with {records:,} transactions")
+        say(f"filling a topic with {records:,} transactions, and the state with {STATE}")
         topic = stack.enter_context(_topic(kafka.bootstrap, "bench-transactions"))
-        fill_topic(kafka.bootstrap, topic, records)
-        fill_profiles(redis_url)
-        stage = Stage(kafka.bootstrap, redis_url, topic, records)
+        its = load(records)
+        fill_topic(kafka.bootstrap, topic, its.coming)
+        timing, blobs = state_of(its)
+        write = partial(write_state, redis_url, timing)
+        stack.callback(write, {})
+        stage = Stage(kafka.bootstrap, redis_url, topic, records, partial(write, blobs))
         runs = _rounds(stage, lanes, rounds, say)
         environment = _environment(kafka.kind, redis_kind, records, rounds)
     agree(runs)
@@ -147,6 +152,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     if cold:
         console.print(f"too few records: start-up is part of the figures of {', '.join(cold)}")
     where = report["environment"]
+    console.print(f"state at the start, in Redis: {where['state']}")
     console.print(f"{where['cpu']}, {where['cores']} cores; {where['kafka']}; {where['redis']}")
 
 
@@ -167,6 +173,8 @@ def _rounds(
 def _lane(lane: Lane, stage: Stage) -> Result:
     """One run, in a new group, to output topics of its own."""
     n = min(stage.records, max(10_000, int(stage.records * lane.share)))
+    if lane.scores:
+        stage.reset()
     with _topic(stage.bootstrap, "bench-scores", OUTPUTS) as scores:
         found = _program(
             f"app.bench.lanes.{lane.module}",
@@ -175,24 +183,24 @@ def _lane(lane: Lane, stage: Stage) -> Result:
             *("--n", str(n), "--warm", str(int(n * WARM_SHARE)), "--scores", scores),
             *lane.arguments,
         )
-        digest = _verified(stage.bootstrap, scores, found["read"]) if lane.scores else ""
+        digests = _verified(stage.bootstrap, scores, found["read"]) if lane.scores else {}
     tx_per_s, cpu_us = found["tx"] / found["seconds"], 1e6 * found["cpu_s"] / found["tx"]
-    return Result(tx_per_s, cpu_us, found["read"], digest, found["warmed"])
+    return Result(tx_per_s, cpu_us, found["read"], digests, found["warmed"])
 
 
-def _verified(bootstrap: str, scores: str, read: int) -> str:
-    """The digest of a lane's scores; raises Unavailable unless each record read has just one."""
+def _verified(bootstrap: str, scores: str, read: int) -> dict[str, str]:
+    """The digests of a lane's scores; raises Unavailable unless each record read has just one."""
     found = _program("app.bench.lanes.verify", "--bootstrap", bootstrap, "--topic", scores)
     if found["records"] < read or not found["complete"]:
         raise Unavailable(f"a lane read {read} records and wrote these scores: {found}")
-    return str(found["digest"])
+    return dict(found["digests"])
 
 
 def agree(runs: Mapping[str, Sequence[Result]]) -> None:
     """Raise Unavailable where two lanes scored the same transactions differently."""
-    digests = {name: {r.digest for r in results if r.digest} for name, results in runs.items()}
-    if len(set().union(*digests.values())) > 1:
-        raise Unavailable(f"lanes scored the same transactions differently: {digests}")
+    said = [(name, *pair) for name, rs in runs.items() for r in rs for pair in r.digests.items()]
+    if len({digest for _, _, digest in said}) > len({partition for _, partition, _ in said}):
+        raise Unavailable(f"lanes scored the same transactions differently: {sorted(set(said))}")
 
 
 def _program(module: str, *arguments: str) -> dict[str, Any]:
@@ -264,6 +272,7 @@ def _environment(kafka: str, redis: str, records: int, rounds: int) -> dict[str,
         "redis": redis,
         "partitions": PARTITIONS,
         "records": records,
+        "state": STATE,
         "rounds": rounds,
         "load_1min": round(os.getloadavg()[0], 2),
         "versions": {name: version(name) for name in REPORTED_VERSIONS},

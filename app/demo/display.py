@@ -5,7 +5,7 @@ line. In: plain values and decoded alerts. Out: text on the given console.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from rich.console import Console
@@ -66,14 +66,8 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """Print what the run came to; `summary` is the JSON object of `riskwire demo --json`."""
     letters = summary["dead_letters_by_code"]
     counts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in (
-        ("in", f"{summary['in']:,}"),
-        ("scored", f"{summary['scored']:,}"),
-        ("alerts", f"{summary['alerts']:,}"),
-        ("dead letters", f"{summary['dead_letters']:,}"),
-        ("transactions a second", f"{summary['tx_per_s']:,.0f}"),
-    ):
-        counts.add_row(name, Text(value, justify="right"))
+    for name, value, note in _counts(summary):
+        counts.add_row(name, Text(value, justify="right"), Text(note, style="dim"))
     console.print()
     console.print(counts)
     if letters:
@@ -95,6 +89,18 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(
         "The mock cluster enforces no transactions: this run was at least once.", highlight=False
     )
+
+
+def _counts(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name, figure and what to know of it."""
+    found = f"{summary['frauds_alerted']:,} of the {summary['frauds']:,} frauds among the payments"
+    yield "in", f"{summary['in']:,}", ""
+    yield "scored", f"{summary['scored']:,}", ""
+    if summary["provisional"]:
+        yield "  provisional", f"{summary['provisional']:,}", "an input log was quiet or behind"
+    yield "alerts", f"{summary['alerts']:,}", found
+    yield "dead letters", f"{summary['dead_letters']:,}", ""
+    yield "transactions a second", f"{summary['tx_per_s']:,.0f}", ""
 
 
 LABELS = {

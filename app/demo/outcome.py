@@ -1,17 +1,18 @@
 """What became of the demo's transactions, told from the output topics alone.
 
-In: records of scores, alerts and dead letters. Out: counts, in which a repeated record counts once,
-and latencies from the scores' own latency records. Pure.
+In: records of scores, alerts and dead letters, and which payments are frauds. Out: counts, in which
+a repeated record counts once, and latencies from the scores' own latency records. Pure.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from app.adapters.follow import Decoder, Fields, Seen
 from app.config import Settings
+from app.demo.traffic import number_of
 from app.histogram import LatencyHistogram
 from app.latency import PARTS
 
@@ -22,7 +23,8 @@ INSTANTS = ("event_time", "polled", "decoded", "enriched", "scored", "emitted")
 class Outcome:
     """Counts outputs as they come."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, frauds: Collection[int] = ()) -> None:
+        """`frauds` are the numbers of the payments that the simulation knows to be frauds."""
         self._scores, self._alerts, self._letters = (
             settings.topic(role) for role in ("scores", "alerts", "dead_letters")
         )
@@ -30,6 +32,8 @@ class Outcome:
         self._scored: set[tuple[int, int]] = set()
         self._alerted: set[str] = set()
         self._dead: set[tuple[bytes | None, bytes | None]] = set()
+        self._frauds = frozenset(frauds)
+        self.frauds_alerted = self.provisional = 0
         self.codes: Counter[str] = Counter()
         self.latency = {name: LatencyHistogram() for name in ("event_to_emit", *PARTS)}
         self.first_us, self.last_us = 2**63 - 1, 0
@@ -61,6 +65,8 @@ class Outcome:
                 fields = self._decode_alert(record.value)
                 if fields is not None and fields["alert_id"] not in self._alerted:
                     self._alerted.add(fields["alert_id"])
+                    number = number_of(fields["transaction"]["transaction_id"])
+                    self.frauds_alerted += number in self._frauds
                     alerts.append(fields)
             elif record.topic == self._letters:
                 self._add_letter(record)
@@ -72,6 +78,7 @@ class Outcome:
         at = (score["source_partition"], score["source_offset"])
         new = at not in self._scored
         self._scored.add(at)
+        self.provisional += new and score["provisional"]
         return new
 
     def _add_letter(self, record: Seen) -> None:
@@ -93,7 +100,10 @@ class Outcome:
         return {
             "in": sent,
             "scored": self.scored,
+            "provisional": self.provisional,
             "alerts": self.alerts,
+            "frauds": len(self._frauds),
+            "frauds_alerted": self.frauds_alerted,
             "dead_letters": self.dead,
             "dead_letters_by_code": dict(sorted(self.codes.items())),
             "tx_per_s": round(self.scored / spent_s, 1),

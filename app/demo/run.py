@@ -1,54 +1,50 @@
 """`riskwire demo`: the whole product on this machine, with nothing but what pip installed.
 
 Starts a Kafka (librdkafka's mock cluster, in this process) and a Redis, fills the online store
-from simulated history, starts the same worker as in production in a process of its own, sends it
-payments and some broken records, and shows what comes out. The settings of the environment do not
-enter, but for the model and how it runs. Raises ConfigError or Unavailable where a part does not
-start.
+from the past of a simulated world, starts the same worker as in production in a process of its
+own, sends it the payments that come next and some broken records, and shows what comes out. The
+settings of the environment do not enter, but for the model and how it runs. Raises ConfigError or
+Unavailable where a part does not start.
 """
 
 import asyncio
 import json
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import SecretStr
 from rich.console import Console
 
 from app.adapters.follow import Follower
-from app.adapters.redis import RedisStore
 from app.adapters.topics import wanted_topics
 from app.adapters.traffic import Sent, send
-from app.backfill import Written, backfill, simulated
-from app.config import PREFIX, Settings, load_settings
+from app.backfill import Written, backfill, with_store
+from app.config import Settings, load_settings
 from app.demo.cluster import embedded_kafka, redis_server
 from app.demo.display import Display, show_summary
 from app.demo.outcome import Outcome
-from app.demo.process import LOG_TAIL_BYTES, Server, free_ports
-from app.demo.traffic import Due
-from app.errors import ConfigError, Unavailable
+from app.demo.process import free_ports
+from app.demo.traffic import HISTORY_DAYS, Due, divided, past_log
+from app.demo.worker import WorkerProcess
+from app.errors import ConfigError
 from app.produce import traffic
-from models.simulate import Population
+from features.contract import Timing
+from models.handbook import Payments, World
+from models.manifest import read
 
 # The mock cluster keeps 5 MB a partition, of which there are 4; a score is 300 bytes long.
 TRANSACTIONS_MAX = 50_000
 BROKEN = 9
-HISTORY_DAYS = 28
-START_TIMEOUT_S = 180.0
+DEMO_US_MAX = 600_000_000
 QUIET_S_MAX = 10.0
-STOP_S_MAX = 5.0
 LOOK_EVERY_S = 0.1
 KEPT = ("model", "providers", "transport")
 OUTPUTS: tuple[Literal["scores", "alerts", "dead_letters"], ...] = (
@@ -56,39 +52,6 @@ OUTPUTS: tuple[Literal["scores", "alerts", "dead_letters"], ...] = (
     "alerts",
     "dead_letters",
 )
-
-
-class WorkerProcess(Server):
-    """A worker as the command line starts it; ready when it says so itself."""
-
-    def __init__(self, settings: Settings, directory: Path) -> None:
-        """Prepare it; `start` raises Unavailable with the end of its log."""
-        url = f"http://{settings.http_host}:{settings.http_port}/readyz"
-        super().__init__(
-            "the worker",
-            # -P: a directory named `app` where the demo is started is not ours.
-            [sys.executable, "-P", "-m", "app.cli", "worker"],
-            directory / "worker.log",
-            lambda: _says_ready(url),
-            start_timeout_s=START_TIMEOUT_S,
-            environment=environment(settings),
-        )
-
-    def finish(self) -> int:
-        """Send SIGTERM and return its exit status; raises Unavailable if it takes too long."""
-        child = self._child
-        if child is None:
-            raise Unavailable("the worker is not running")
-        child.send_signal(signal.SIGTERM)
-        try:
-            return child.wait(STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self._fail(f"did not stop within {STOP_S_MAX:.0f} s")
-            raise
-
-    def log_end(self) -> str:
-        """Return the last of what it logged."""
-        return self._log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace")
 
 
 def run(transactions: int, rate_per_s: float, seed: int, *, as_json: bool) -> int:
@@ -101,10 +64,10 @@ def run(transactions: int, rate_per_s: float, seed: int, *, as_json: bool) -> in
     console = Console(stderr=as_json)
     display = Display(console)
     began = time.monotonic()
-    population = Population(seed)
-    with started(population, display) as (settings, worker, kinds):
-        outcome = Outcome(settings)
-        records = traffic(settings, population, rate_per_s, transactions, BROKEN)
+    past, coming = divided(World(seed), transactions, time.time_ns() // 1000)
+    with started(past, display) as (settings, worker, kinds):
+        outcome = Outcome(settings, np.flatnonzero(coming.fraud).tolist())
+        records = traffic(settings, coming, rate_per_s, transactions, BROKEN)
         display.say(
             f"sending {transactions:,} payments at {rate_per_s:,.0f}/s, {BROKEN} broken ones"
         )
@@ -132,29 +95,28 @@ def run(transactions: int, rate_per_s: float, seed: int, *, as_json: bool) -> in
 
 @contextmanager
 def started(
-    population: Population, display: Display
+    past: Payments, display: Display
 ) -> Iterator[tuple[Settings, WorkerProcess, dict[str, str]]]:
     """Give a running cluster with a ready worker, and what kinds of Kafka and Redis it has."""
     with (
         tempfile.TemporaryDirectory(prefix="riskwire-demo-") as place,
         redis_server(directory=Path(place)) as redis,
         embedded_kafka() as kafka,
-        ThreadPoolExecutor(1) as aside,
     ):
         settings = demo_settings(kafka.bootstrap, redis.url)
         for topic in wanted_topics(settings):
             kafka.create_topic(topic.name, topic.partitions)
-        display.say(f"Kafka: {kafka.kind}\nRedis: {redis.kind}")
+        manifest = read(settings.model).manifest
+        display.say(f"Kafka: {kafka.kind}\nRedis: {redis.kind}\nmodel: {manifest.model_id}")
+        written = fill_store(settings, manifest.timing, past)
+        display.say(
+            f"{written.transactions:,} payments of the last {HISTORY_DAYS} days, of"
+            f" {written.customers:,} customers at {written.terminals:,} terminals"
+        )
         worker = WorkerProcess(settings, Path(place))
-        starting = aside.submit(worker.start)
         try:
             display.say("the worker starts (the first time, its loops are compiled: half a minute)")
-            written = fill_store(settings, population)
-            display.say(
-                f"{written.transactions:,} past payments gave {written.customers:,} customer and"
-                f" {written.terminals:,} terminal profiles"
-            )
-            starting.result()
+            worker.start()
             display.say(f"the worker is ready after {worker.start_s:.1f} s")
             yield settings, worker, {"kafka": kafka.kind, "redis": redis.kind}
         finally:
@@ -193,18 +155,18 @@ def watch(
             stop.set()
 
 
-def fill_store(settings: Settings, population: Population) -> Written:
-    """Write the profiles of the days before now."""
+def fill_store(settings: Settings, timing: Timing, past: Payments) -> Written:
+    """Write the state as the past left it; nobody owns it yet.
 
-    async def write() -> Written:
-        store = RedisStore(settings.redis_url, settings.redis_timeout_ms)
-        as_of_us = time.time_ns() // 1000
-        try:
-            return await backfill(store, simulated(population, HISTORY_DAYS, as_of_us), as_of_us)
-        finally:
-            await store.close()
-
-    return asyncio.run(write())
+    It stands as of the demo's end, since the labels topic brings nothing: what no log can bring
+    any more is not waited for, and no score is provisional.
+    """
+    as_of_us, log = time.time_ns() // 1000 + DEMO_US_MAX, past_log(past, timing)
+    return asyncio.run(
+        with_store(
+            settings, lambda store: backfill(store, log, as_of_us, timing, settings.partitions)
+        )
+    )
 
 
 def demo_settings(bootstrap: str, redis_url: str) -> Settings:
@@ -222,25 +184,3 @@ def demo_settings(bootstrap: str, redis_url: str) -> Settings:
         "consumer_options": {"fetch.wait.max.ms": "1"},
     }
     return load_settings(**(defaults | own))
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """Return the settings as variables, every one, so that no other source is asked for them."""
-    shown = {name: _as_variable(getattr(settings, name)) for name in Settings.model_fields}
-    return {PREFIX + name.upper(): value for name, value in shown.items() if value is not None}
-
-
-def _as_variable(value: object) -> str | None:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Mapping):
-        return json.dumps(value)
-    return None if value is None else str(value)
-
-
-def _says_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 -- our own, on loopback
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.ledger import Ledger
+from app.ports import Commits
 from app.records import STRING_FIELDS, Ragged, RecordBatch, Transactions, pack_headers
 
 Rows = Sequence[tuple[int, int, bytes | None, bytes | None]]
@@ -36,6 +37,29 @@ def record_batch(
         polled_us,
         generation,
     )
+
+
+class Nobody:
+    """An owner of no state: reading begins at the committed offsets, or where a test says."""
+
+    def __init__(self) -> None:
+        self.refuses, self.claims = False, 0
+        self.starts: dict[tuple[str, int], int] = {}
+        self.released: list[tuple[list[int], bool]] = []
+
+    def start(self, commits: Commits) -> None:
+        """See `StateOwner.start`."""
+
+    def claim(
+        self, partitions: Sequence[int], committed: Mapping[tuple[str, int], int]
+    ) -> Mapping[tuple[str, int], int] | None:
+        """See `StateOwner.claim`."""
+        self.claims += bool(partitions)
+        return None if self.refuses else {**committed, **self.starts}
+
+    def release(self, partitions: Sequence[int], *, lost: bool) -> None:
+        """See `StateOwner.release`."""
+        self.released.append((list(partitions), lost))
 
 
 def begin(ledger: Ledger, batch: RecordBatch) -> tuple[int, RecordBatch]:

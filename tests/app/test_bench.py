@@ -3,37 +3,87 @@
 import io
 import json
 import time
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import fastavro
+import numpy as np
 import pytest
 from rich.console import Console
 
 import schemas
-from app.bench import throughput
+from app import decode
+from app.avro_plan import Writers
+from app.bench import stages, throughput
+from app.bench.lanes import hand_loop
 from app.bench.lanes.lane import Meter, task
-from app.bench.load import encoded, payments, population
+from app.bench.load import SPAN_US, load
 from app.bench.throughput import Result, run
+from app.demo import traffic
+from app.demo.traffic import HISTORY_DAYS, encoded
 from app.errors import ConfigError, Unavailable
+from features.contract import DAY_US
+from tests.app.builders import T0, record_batch
+from tests.strategies import LIMITS
 
 ENVIRONMENT: dict[str, Any] = {}
+SAID = {"0": "d"}
 
 
-def test_load_is_what_the_schema_says() -> None:
-    """The hand-made encoding is byte for byte fastavro's, and the key is the customer."""
-    people = population()
-    paid = payments(people, 500)
-    schema = schemas.load("transaction")
-    for (key, value), record in zip(encoded(people, paid), people.records(paid, "tx"), strict=True):
-        out = io.BytesIO()
-        fastavro.schemaless_writer(out, schema.parsed, record)
-        assert value == schema.single_object_header + out.getvalue()
-        assert key.decode() == record["customer_id"]
+class FakeMessage(NamedTuple):
+    """A consumed message, as far as its place matters."""
+
+    at: int
+
+    def partition(self) -> int:
+        """See `confluent_kafka.Message.partition`."""
+        return self.at
 
 
-def test_load_lies_in_the_past() -> None:
-    """No payment is later than now, which the pipeline would refuse."""
-    assert payments(population(), 2000).event_time_us.max() <= time.time_ns() // 1000
+def test_load_lies_in_the_past_and_continues_it() -> None:
+    """Nothing is later than now, which the pipeline would refuse, nor before the past's end."""
+    past, coming, now_us = load(2_000)
+    times = coming.event_time_us
+    assert np.all(np.diff(times) >= 0)
+    assert past.event_time_us[-1] < times[0]
+    assert times[-1] <= now_us <= time.time_ns() // 1000
+    assert now_us - times[-1] < 1_000
+    # 2,000 payments take a fifth of a day of this world, and are as far apart as they happened.
+    assert 0.1 * DAY_US < times[-1] - times[0] < 0.5 * DAY_US
+    assert past.event_time_us[0] > now_us - (HISTORY_DAYS + 1) * DAY_US
+
+
+def test_a_large_load_comes_again_within_six_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much there is: nothing of it counts at a terminal before the end of the run."""
+    monkeypatch.setattr(traffic, "ROUND_RECORDS", 30_000)
+    _, coming, now_us = load(100_000)
+    times = coming.event_time_us
+    assert len(coming) == 100_000
+    assert np.all(np.diff(times) >= 0)
+    assert now_us - SPAN_US <= times[0] < times[-1] <= now_us
+    assert np.array_equal(coming.customer[:10_000], coming.customer[90_000:])
+
+
+def test_the_hand_loops_columns_are_the_decoders() -> None:
+    """What it decodes with fastavro gives the features the same input."""
+    header = schemas.load("transaction").single_object_header
+    paid = replace(load(100).coming, event_time_us=T0 + np.arange(100))
+    records = list(encoded(paid, "tx", 0, header))
+    batch = record_batch([(i % 4, i, key, value) for i, (key, value) in enumerate(records)])
+    ours = decode.decode(batch, Writers(), LIMITS).transactions
+    messages: Any = [FakeMessage(i % 4) for i in range(100)]
+    reader = hand_loop.parsed("transaction")
+    decoded: Any = [
+        fastavro.schemaless_reader(io.BytesIO(value[10:]), reader, None) for _, value in records
+    ]
+    theirs = hand_loop.columns_of(messages, decoded)
+    for name in ("customer_id", "terminal_id"):
+        a, b = ours.strings(name), theirs.strings(name)
+        assert [a[i] for i in range(100)] == [b[i] for i in range(100)]
+    for name in ("partition", "event_time_us", "amount_minor"):
+        a, b = getattr(ours, name), getattr(theirs, name)
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
 
 
 def test_meter_leaves_the_warm_up_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,8 +115,12 @@ def test_a_lane_reads_its_task() -> None:
 
 def test_report_takes_medians_and_ratios() -> None:
     """Rates and CPU are medians of the rounds, ratios are of medians, absent lanes are left out."""
-    ours = [Result(300.0, 1.0, 10, "d"), Result(100.0, 3.0, 10, "d"), Result(200.0, 2.0, 10, "d")]
-    peer = [Result(50.0, 8.0, 10, "d")]
+    ours = [
+        Result(300.0, 1.0, 10, SAID),
+        Result(100.0, 3.0, 10, SAID),
+        Result(200.0, 2.0, 10, SAID),
+    ]
+    peer = [Result(50.0, 8.0, 10, SAID)]
     report = throughput.summary({"riskwire": ours, "hand_loop": peer}, ENVIRONMENT)
     assert report["riskwire"]["tx_per_s"] == 200
     assert report["riskwire"]["cpu_us_per_tx"] == 2
@@ -79,20 +133,29 @@ def test_report_takes_medians_and_ratios() -> None:
 def test_the_table_names_lanes_ratios_and_cold_figures() -> None:
     """What was measured is shown; a figure with start-up in it is not shown as a clean one."""
     runs = {
-        "riskwire": [Result(300.0, 1.0, 10, "d")],
-        "hand_loop": [Result(100.0, 3.0, 10, "d", warmed=False)],
+        "riskwire": [Result(300.0, 1.0, 10, SAID)],
+        "hand_loop": [Result(100.0, 3.0, 10, SAID, warmed=False)],
     }
-    where = {"cpu": "a CPU", "cores": 2, "kafka": "a Kafka", "redis": "a Redis"}
+    where = {"cpu": "a CPU", "cores": 2, "kafka": "a Kafka", "redis": "a Redis", "state": "days"}
     out = io.StringIO()
     throughput.show(throughput.summary(runs, where), Console(file=out, width=120))
     text = out.getvalue()
-    for part in ("hand_loop", "3.00 x", "a Kafka", "start-up is part of the figures of hand_loop"):
+    for part in (
+        "hand_loop",
+        "3.00 x",
+        "a Kafka",
+        "in Redis: days",
+        "start-up is part of the figures of hand_loop",
+    ):
         assert part in text
 
 
 def test_lanes_must_agree() -> None:
     """Two lanes that scored the same transactions differently give no figures."""
-    runs = {"a": [Result(1.0, 1.0, 10, "x")], "b": [Result(1.0, 1.0, 10, "y")]}
+    few, others = {"0": "x"}, {"0": "x", "1": "z"}
+    runs = {"a": [Result(1.0, 1.0, 10, few)], "b": [Result(1.0, 1.0, 10, others)]}
+    throughput.agree(runs)
+    runs["c"] = [Result(1.0, 1.0, 10, {"1": "y"})]
     with pytest.raises(Unavailable, match="differently"):
         throughput.agree(runs)
 
@@ -101,3 +164,12 @@ def test_an_unknown_lane_is_refused() -> None:
     """Its name and the known ones are in the message, and nothing is started."""
     with pytest.raises(ConfigError, match=r"rocket.*consume_only"):
         run(lanes=("rocket",))
+
+
+def test_stages_are_measured() -> None:
+    """Every stage shows, in both passes, and the kernel by itself."""
+    report = stages.run(10_000, 512)
+    for name in ("first pass", "second pass"):
+        assert set(stages.STAGES) <= report[name].keys()
+        assert report[name]["alerts"] > 0
+    assert all(us > 0 for us in report["kernel alone"].values())

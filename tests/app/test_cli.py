@@ -30,6 +30,14 @@ COMMANDS = [
     ("features", "backfill"),
     ("features", "get"),
     ("bench", "throughput"),
+    ("bench", "stages"),
+    ("features", "list"),
+    ("simulate",),
+    ("train",),
+    ("tune",),
+    ("finetune",),
+    ("evaluate",),
+    ("threshold",),
     ("version",),
 ]
 # Importing any of these takes longer than showing help may.
@@ -42,6 +50,9 @@ HEAVY = {
     "onnxruntime",
     "redis",
     "fastavro",
+    "lightgbm",
+    "xgboost",
+    "optuna",
 }
 NOWHERE = "127.0.0.1:1"
 
@@ -102,6 +113,19 @@ def test_a_wrong_argument_has_status_2() -> None:
     done = run("features", "backfill")
     assert done.returncode == 2
     assert "--history FILE or --simulate" in done.stderr
+
+
+def test_simulate_prints_the_counts() -> None:
+    """A small world from a day that was asked for, as one JSON object."""
+    done = run(
+        "simulate", "--customers", "20", "--terminals", "30", "--days", "9",
+        "--start", "2019-02-01", "--extra", "drift", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["transactions"] > 0
+    wrong = run("simulate", "--start", "tomorrow")
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
 
 
 def test_a_broker_that_is_away_has_status_3(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,10 @@
-"""Decisions at their thresholds, and reasons by occlusion."""
-
-from typing import Any
+"""Decisions at their thresholds, and reasons by contribution."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import schemas
 from app.decide import DECISIONS, Policy, decide, reasons
@@ -14,34 +13,32 @@ from app.records import Float32s
 from features.contract import FEATURES, NAMES, WIDTH
 
 POLICY = Policy(0.1, 0.7)
-ALL_ROWS = np.arange(1)
+ONES = np.ones(WIDTH, np.float32)
 
 
 class Weighted:
-    """A scorer that adds up weighted features, and remembers how many rows it was given."""
+    """An explainer of weighted features, which remembers how many rows it was asked about."""
 
-    model_id, feature_contract_id, provider = "weighted-1", "none", "none"
+    base = 0.0
 
     def __init__(self, **weights: float) -> None:
-        self.weights = np.zeros(WIDTH, np.float32)
+        self.weights = np.zeros(WIDTH)
         for name, weight in weights.items():
             self.weights[NAMES.index(name)] = weight
         self.rows: list[int] = []
 
-    def score_many(self, matrix: Float32s) -> Float32s:
-        """The weighted sum."""
-        self.rows.append(len(matrix))
-        found: Float32s = (matrix * self.weights).sum(axis=1, dtype=np.float32)
-        return found
+    def contributions(self, rows: Float32s) -> NDArray[np.float64]:
+        """Each feature times its weight."""
+        self.rows.append(len(rows))
+        return rows * self.weights
 
 
-def why(scorer: Weighted, matrix: Float32s, top: int = 3) -> list[tuple[str, Any]]:
-    """The reasons of the first row against zeros, as (feature, approximate contribution)."""
-    scores = scorer.score_many(matrix)
-    [found] = reasons(matrix, ALL_ROWS, scores, scorer, np.zeros(WIDTH, np.float32), top=top)
+def why(explainer: Weighted, row: Float32s, top: int = 3) -> list[tuple[str, float]]:
+    """The reasons of a row, as (feature, contribution)."""
+    [found] = reasons(row[np.newaxis], np.arange(1), explainer, top=top)
     assert all(r.code == FEATURES[NAMES.index(r.feature)].reason for r in found)
-    assert all(r.value == matrix[0, NAMES.index(r.feature)] for r in found)
-    return [(reason.feature, pytest.approx(reason.contribution)) for reason in found]
+    assert all(r.value == row[NAMES.index(r.feature)] for r in found)
+    return [(reason.feature, reason.contribution) for reason in found]
 
 
 def test_a_threshold_belongs_to_what_it_opens() -> None:
@@ -82,63 +79,46 @@ def test_thresholds_out_of_order_are_refused(review: float, decline: float) -> N
 
 
 def test_the_strongest_features_are_the_reasons() -> None:
-    """Contributions are what the score loses, strongest first, no more than asked."""
-    scorer = Weighted(night=0.1, atm=0.3, country_foreign=0.2, customer_tx_per_day=0.05)
-    matrix = np.ones((1, WIDTH), np.float32)
-    expected = [("atm", 0.3), ("country_foreign", 0.2), ("night", 0.1)]
-    assert why(scorer, matrix) == expected
-    assert why(scorer, matrix, top=1) == expected[:1]
+    """Whatever adds most to the score comes first, no more than asked."""
+    explainer = Weighted(night=0.1, amount=0.3, weekend=0.2, customer_count_1d=0.05)
+    expected = [("amount", 0.3), ("weekend", 0.2), ("night", 0.1)]
+    assert why(explainer, ONES) == expected
+    assert why(explainer, ONES, top=1) == expected[:1]
 
 
 def test_a_feature_that_lowers_the_score_is_no_reason() -> None:
     """What makes a payment look better, and what changes nothing, is left out."""
-    scorer = Weighted(night=0.5, weekend=0.4, atm=-0.2)
-    found = why(scorer, np.ones((1, WIDTH), np.float32))
-    assert found == [("night", 0.5), ("weekend", 0.4)]
-
-
-def test_a_usual_value_is_no_reason() -> None:
-    """A feature at its reference contributes nothing, whatever its weight."""
-    matrix = np.zeros((1, WIDTH), np.float32)
-    matrix[0, NAMES.index("night")] = 1
-    assert why(Weighted(night=0.5, atm=0.5), matrix) == [("night", 0.5)]
+    explainer = Weighted(night=0.5, weekend=0.4, amount=-0.2)
+    assert why(explainer, ONES) == [("night", 0.5), ("weekend", 0.4)]
 
 
 def test_a_code_is_named_once() -> None:
     """Of features that share a reason code, the strongest speaks for it."""
-    scorer = Weighted(amount_z=0.3, amount_over_mean_log2=0.2, night=0.1)
-    assert why(scorer, np.ones((1, WIDTH), np.float32)) == [("amount_z", 0.3), ("night", 0.1)]
+    explainer = Weighted(amount_over_median=0.3, amount_over_mean_30d=0.2, night=0.1)
+    assert why(explainer, ONES) == [("amount_over_median", 0.3), ("night", 0.1)]
 
 
 def test_ties_follow_the_contracts_order() -> None:
     """Equal contributions are named in the order of the features, every time."""
-    scorer = Weighted(terminal_known=0.25, atm=0.25, weekend=0.25, country_foreign=0.25)
-    found = why(scorer, np.ones((1, WIDTH), np.float32))
-    assert [name for name, _ in found] == ["weekend", "atm", "country_foreign"]
+    explainer = Weighted(terminal_risk_1d=0.25, night=0.25, amount=0.25, weekend=0.25)
+    assert [name for name, _ in why(explainer, ONES)] == ["amount", "weekend", "night"]
 
 
 def test_reasons_belong_to_their_rows() -> None:
-    """Among many rows, more than a chunk holds, each alert has its own reasons."""
+    """Among many rows each alert has its own reasons, and the others are not explained."""
     n = 400
     matrix = np.zeros((n, WIDTH), np.float32)
     own = np.arange(n) % WIDTH
     matrix[np.arange(n), own] = 1
-    scorer = Weighted(**dict.fromkeys(NAMES, 0.5))
+    explainer = Weighted(**dict.fromkeys(NAMES, 0.5))
     rows = np.arange(1, n, 2)
-    scores = scorer.score_many(matrix)
-    scorer.rows.clear()
-    found = reasons(matrix, rows, scores, scorer, np.zeros(WIDTH, np.float32))
-    assert [r[0].feature for r in found] == [NAMES[own[row]] for row in rows]
-    assert all(len(r) == 1 for r in found)
-    assert sum(scorer.rows) == len(rows) * WIDTH
-    assert max(scorer.rows) <= 2048
+    found = reasons(matrix, rows, explainer)
+    assert [[r.feature for r in reason] for reason in found] == [[NAMES[own[row]]] for row in rows]
+    assert explainer.rows == [len(rows)]
 
 
-def test_no_alerts_ask_nothing_of_the_model() -> None:
-    """A batch without alerts costs no inference."""
-    scorer = Weighted()
-    none = np.empty(0, np.int64)
-    scores = np.zeros(2, np.float32)
-    found = reasons(np.zeros((2, WIDTH), np.float32), none, scores, scorer, scorer.weights)
-    assert found == []
-    assert scorer.rows == []
+def test_no_alerts_ask_nothing_of_the_explainer() -> None:
+    """A batch without alerts costs nothing."""
+    explainer = Weighted()
+    assert reasons(np.zeros((2, WIDTH), np.float32), np.empty(0, np.int64), explainer) == []
+    assert explainer.rows == []

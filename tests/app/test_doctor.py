@@ -1,6 +1,7 @@
 """The doctor's judgement: what is wrong is named with what to do, and one fault hides no other."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from app.adapters.topics import MESSAGE_BYTES, TIMESTAMP_TYPE, Topic, wanted_top
 from app.config import Settings, load_settings
 from app.doctor import Check
 from app.errors import ModelError, StoreUnavailable
+from app.meta import Meta
 from app.partitioner import partition_of
 
 HEALTHY = {TIMESTAMP_TYPE: "LogAppendTime", MESSAGE_BYTES: "1048588"}
@@ -57,6 +59,15 @@ def test_partition_counts_that_differ_fail() -> None:
         assert f"{name.replace('_', '-')} 3" in found["partitions"].detail
 
 
+def test_another_count_than_the_settings_fails() -> None:
+    """The worker keeps its state by RISKWIRE_PARTITIONS."""
+    settings = load_settings(partitions=6)
+    found = {c.name: c for c in doctor.judge_topics(settings, topics(load_settings()))}
+    assert found["partitions"].state == "fail"
+    assert "RISKWIRE_PARTITIONS=4" in found["partitions"].advice
+    assert "topics" not in found
+
+
 def test_producer_time_is_a_warning() -> None:
     """Without the broker's time the latency record says less, but scores are right."""
     config = {**HEALTHY, TIMESTAMP_TYPE: "CreateTime"}
@@ -91,35 +102,72 @@ def test_the_partitioner_is_told_from_keys() -> None:
     assert doctor.judge_partitions([], 4).state == "ok"
 
 
+def redis_facts(
+    policy: str = "noeviction", metas: dict[int, Meta] | None = None, *contracts: str
+) -> RedisFacts:
+    """Return what a Redis with these partitions' state says."""
+    return RedisFacts("8.0", policy, 5, metas or {}, frozenset(contracts))
+
+
+WHOLE = {p: Meta(4, 1, "w1", released=p > 1) for p in range(4)}
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (RedisFacts("8.0", "noeviction", 5, has_profile=True), {"Redis": "ok"}),
-        (RedisFacts("8.0", "", 5, has_profile=True), {"Redis": "ok"}),
-        (
-            RedisFacts("8.0", "allkeys-lru", 5, has_profile=True),
-            {"Redis": "ok", "Redis eviction": "warn"},
-        ),
-        (
-            RedisFacts("8.0", "noeviction", 0, has_profile=False),
-            {"Redis": "ok", "profiles": "warn"},
-        ),
+        (redis_facts("noeviction", WHOLE), {"Redis": "ok", "state": "ok"}),
+        (redis_facts("", WHOLE), {"Redis": "ok", "state": "ok"}),
+        (redis_facts("allkeys-lru", WHOLE), {"Redis": "ok", "Redis eviction": "warn",
+                                             "state": "ok"}),
+        (redis_facts(), {"Redis": "ok", "state": "warn"}),
+        (redis_facts("", {0: Meta(3)}), {"Redis": "ok", "state": "fail"}),
     ],
-)
-def test_redis_must_keep_profiles(
+)  # fmt: skip
+def test_redis_must_keep_the_state(
     found: RedisFacts, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A policy that drops profiles and a store without any are warnings."""
-    monkeypatch.setattr(facts, "redis_facts", lambda _settings: found)
+    """A policy that drops state and a store without it are warnings; another count is a fault."""
+    monkeypatch.setattr(facts, "redis_facts", lambda *_: found)
     checks = list(doctor.redis(load_settings()))
     assert {check.name: check.state for check in checks} == expected
-    assert all(check.advice for check in checks if check.state == "warn")
+    assert all(check.advice for check in checks if check.state != "ok")
+
+
+def test_the_state_is_the_models() -> None:
+    """Owners are named, partitions without state too, and whose state there is instead."""
+    [check] = doctor.judge_state(4, "abc", redis_facts("", WHOLE))
+    assert check.detail == "feature contract abc in 4 partitions; nobody owns 2-3; w1 owns 0-1"
+    some = {1: Meta(6), 4: Meta(6)}
+    [check] = doctor.judge_state(6, "abc", redis_facts("", some, "abc", "0ld"))
+    assert check.state == "warn"
+    assert "none of feature contract abc in partitions 0, 2-3, 5:" in check.detail
+    assert check.detail.endswith("Redis holds that of 0ld")
+    assert "features backfill" in check.advice
+
+
+def test_a_broken_model_hides_nothing_of_redis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Redis is asked all the same; the model's own check says what is wrong with it."""
+    monkeypatch.setattr(facts, "redis_facts", lambda *_: redis_facts())
+    checks = list(doctor.redis(load_settings(model=tmp_path)))
+    assert [check.name for check in checks] == ["Redis"]
+
+
+@pytest.mark.parametrize(("days", "warned"), [(187, True), (188, False), (-1, False)])
+def test_logs_are_kept_for_a_rebuild(days: int, warned: bool) -> None:  # noqa: FBT001
+    """Both logs, as long as the longest window reaches; -1 is for ever."""
+    kept = {**HEALTHY, "retention.ms": str(days * 86_400_000) if days > 0 else "-1"}
+    found = judged(transactions=Topic("transactions", 4, 1, kept), labels=Topic("labels", 4, 1,
+                                                                                kept))  # fmt: skip
+    names = {"retention of transactions", "retention of labels"}
+    assert names & found.keys() == (names if warned else set())
 
 
 def test_one_failure_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a check raises becomes its failure, and the others are asked all the same."""
 
-    def away(_settings: Settings) -> RedisFacts:
+    def away(_settings: Settings, _contract: str) -> RedisFacts:
         raise StoreUnavailable("Redis is away")
 
     def broken(_settings: Settings) -> Iterator[Check]:

@@ -32,6 +32,7 @@ def _scored(columns: Transactions, decisions: Sequence[int], scores: Sequence[fl
         np.array(scores, np.float32),
         np.array(decisions, np.int8),
         np.arange(n, dtype=np.uint64) * np.uint64(0x0123456789ABCDEF),
+        np.arange(n) % 2 == 1,
         np.array([0, 0.5, 0.9], np.float32),
         alerted,
         [(Reason("AMOUNT_UNUSUAL", "amount_ratio", 3.5, 0.25),) for _ in alerted],
@@ -116,7 +117,7 @@ def test_scores_are_byte_equal_to_fastavro(
             "source_offset": row["offset"],
             "score": score,
             "decision": DECISIONS[decision],
-            **SOURCE.fields(),
+            **SOURCE.fields(provisional=i % 2 == 1),
             "vector_hash": (i * 0x0123456789ABCDEF).to_bytes(8, "big"),
             "latency": latency,
         }

@@ -14,7 +14,7 @@ from app.ledger import Ledger
 from app.metrics import Metrics
 from app.ports import RebalanceListener, Source
 from app.records import RecordBatch
-from tests.app.builders import begin, record_batch
+from tests.app.builders import Nobody, begin, record_batch
 
 AT, AT1 = ("transactions", 0), ("transactions", 1)
 LIMITS = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=0.5)
@@ -25,7 +25,10 @@ class Bench:
 
     def __init__(self) -> None:
         self._opened: MemorySource | None = None
-        self.intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), LIMITS, Metrics())
+        self.owner = Nobody()
+        self.intake = Intake(
+            self._open, Ledger(), BatchPolicy(100, 3), LIMITS, Metrics(), self.owner
+        )
 
     @property
     def source(self) -> MemorySource:
@@ -40,7 +43,7 @@ class Bench:
     async def start(self) -> None:
         """Start the intake and wait for its partition."""
         self.intake.start()
-        await until(lambda: self._opened is not None and self._opened.assignment())
+        await until(lambda: self.intake.is_assigned)
 
     def add(self, first: int, count: int = 1) -> None:
         """Let a batch come whose offsets begin with `first`."""
@@ -125,36 +128,78 @@ async def test_a_rewind_seeks_to_the_committed_offset(bench: Bench) -> None:
     await until(lambda: bench.source.commits == {AT: 2})
     bench.intake.ledger.admit(two)
     await bench.intake.rewind()
-    await until(lambda: bench.source.sought == [{AT: 2}])
+    assert bench.source.sought[-1] == {AT: 2, AT1: 0}
     assert bench.intake.ledger.admit(two) is None
-
-
-async def test_a_rewind_without_a_commit_seeks_to_the_first_record(bench: Bench) -> None:
-    """A partition that never committed goes back to the first offset that was seen."""
-    bench.add(7, 2)
-    bench.intake.ledger.admit(await bench.take())
-    await bench.intake.rewind()
-    await until(lambda: bench.source.sought == [{AT: 7}])
 
 
 async def test_a_rewind_goes_back_for_what_was_polled_and_not_begun(bench: Bench) -> None:
     """A partition whose records wait in the queue is read again too: they are stale from now on."""
-    bench.add(7, 2)
-    bench.source.add(record_batch([(1, 3, b"k", b"v"), (1, 4, b"k", b"v")]))
+    bench.add(0, 2)
+    bench.source.add(record_batch([(1, 0, b"k", b"v"), (1, 1, b"k", b"v")]))
     one, two = await bench.take(), await bench.take()
     begin(bench.intake.ledger, one)
     await bench.intake.rewind()
-    assert bench.source.sought == [{AT: 7, AT1: 3}]
+    assert bench.source.sought == [{AT: 0, AT1: 0}] * 2
     assert bench.intake.ledger.admit(two) is None
 
 
 async def test_a_partition_given_up_and_back_within_a_poll_is_read_again(bench: Bench) -> None:
-    """Records of before and after cannot be told apart then: the intake goes back."""
+    """Records of before are not admitted: the partition is claimed again and read from there."""
+    bench.add(0, 2)
+    before = await bench.take()
     bench.intake.revoked([AT], lost=True)
     bench.intake.assigned([AT])
-    await until(lambda: bench.source.sought or not bench.intake._rewind.is_set())
+    await until(lambda: len(bench.source.sought) == 2)
+    assert bench.intake.ledger.admit(before) is None
     bench.add(0, 2)
     assert bench.intake.ledger.admit(await bench.take()) is not None
+
+
+async def test_reading_begins_where_the_state_ends(bench: Bench) -> None:
+    """Not at the committed offset; and nothing below that is ever committed again."""
+    bench.owner.starts = {AT: 3}
+    bench.source.commits[AT] = 5
+    await bench.intake.rewind()
+    assert bench.source.sought[-1] == {AT: 3, AT1: 0}
+    bench.add(3, 2)
+    ticket, _ = begin(bench.intake.ledger, await bench.take())
+    bench.intake.ledger.done([ticket])
+    bench.add(5, 2)
+    await asyncio.sleep(0.05)
+    assert bench.source.commits == {AT: 5}
+    ticket, _ = begin(bench.intake.ledger, await bench.take())
+    bench.intake.ledger.done([ticket])
+    await until(lambda: bench.source.commits == {AT: 7})
+
+
+async def test_nothing_is_read_until_the_state_is_owned() -> None:
+    """A claim that is refused is tried again; meanwhile polling goes on and hands nothing out."""
+    bench = Bench()
+    bench.owner.refuses = True
+    bench.intake.start()
+    await until(lambda: bench.owner.claims > 1)
+    assert not bench.intake.is_assigned
+    bench.owner.refuses = False
+    await until(lambda: bench.intake.is_assigned)
+    bench.add(0, 2)
+    assert len(await bench.take()) == 2
+    await bench.intake.stop()
+
+
+async def test_other_partitions_go_on_while_one_cannot_be_claimed(bench: Bench) -> None:
+    """Their records are handed out and committed; those of the new one are left for later."""
+    bench.owner.refuses = True
+    bench.intake._unclaimed.add(("transactions", 2))
+    bench.add(0, 3)
+    bench.source.add(record_batch([(2, 0, b"k", b"v"), (0, 3, b"k", b"v")]))
+    one, two = await bench.take(), await bench.take()
+    assert [*one.offset, *two.offset] == [0, 1, 2, 3]
+    assert set(two.partition.tolist()) == {0}
+    for batch in (one, two):
+        ticket, _ = begin(bench.intake.ledger, batch)
+        bench.intake.ledger.done([ticket])
+    await until(lambda: bench.source.commits == {AT: 4})
+    bench.owner.refuses = False
 
 
 async def test_stop_drains_within_its_time() -> None:
@@ -177,7 +222,7 @@ async def test_a_consumer_that_fails_reaches_get() -> None:
     def broken(_listener: RebalanceListener) -> Source:
         raise BrokerUnavailable("no route")
 
-    intake = Intake(broken, Ledger(), BatchPolicy(1, 0), LIMITS, Metrics())
+    intake = Intake(broken, Ledger(), BatchPolicy(1, 0), LIMITS, Metrics(), Nobody())
     intake.start()
     with pytest.raises(BrokerUnavailable, match="no route"):
         await asyncio.wait_for(intake.get(), 5)

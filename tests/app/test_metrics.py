@@ -81,7 +81,7 @@ def test_the_rest_of_the_page() -> None:
     metrics = Metrics()
     metrics.alerts("DECLINE", 2)
     metrics.degraded(4)
-    metrics.near_cache("customer", hits=9, misses=1)
+    metrics.state({"customer": 9}, damaged=1)
     metrics.store_fetch(0.0004)
     metrics.commit(ok=False)
     metrics.ready(ready=True)
@@ -91,7 +91,7 @@ def test_the_rest_of_the_page() -> None:
     page = samples(metrics)
     assert page["riskwire_alerts_total{decision=DECLINE}"] == 2
     assert page["riskwire_degraded_total{}"] == 4
-    assert page["riskwire_near_cache_requests_total{entity=customer,result=hit}"] == 9
+    assert page["riskwire_state_entities{entity=customer}"] == 9
     assert page["riskwire_store_fetch_seconds_bucket{le=0.0005}"] == 1
     assert page["riskwire_commits_total{result=failed}"] == 1
     assert page["riskwire_ready{}"] == 1

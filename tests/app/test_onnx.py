@@ -21,7 +21,7 @@ from models.manifest import MANIFEST_FILE, MODEL_FILE, read, write
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the shipped model."""
-    write(tmp_path, *read())
+    write(tmp_path, read())
     return tmp_path
 
 
@@ -41,20 +41,25 @@ def replace_bytes(folder: Path, data: bytes) -> None:
 
 
 def test_the_shipped_model_loads() -> None:
-    """It names its model, contract, provider, thresholds and reference."""
+    """It names its model, contract, provider and thresholds, and explains what it scores."""
     scorer = load_scorer(None, CPU)
     assert scorer.provider == CPU
     assert scorer.feature_contract_id == CONTRACT_ID
     assert scorer.model_id == scorer.manifest.model_id
     assert 0 < scorer.policy.review <= scorer.policy.decline
-    assert scorer.reference.shape == (WIDTH,)
-    assert scorer.score_many(scorer.reference[np.newaxis]).shape == (1,)
+    row = scorer.manifest.reference_vector[np.newaxis]
+    assert scorer.score_many(row).shape == (1,)
+    total = scorer.explainer.base + scorer.explainer.contributions(row).sum()
+    np.testing.assert_allclose(total, scorer.raw(row)[0], atol=1e-4)
 
 
 def test_another_contract_is_refused(folder: Path) -> None:
     """A model of other features is refused, both ids in the message."""
+    content = json.loads((folder / MANIFEST_FILE).read_text())
+    content["feature_contract_id"] = "0123456789abcdef"
+    (folder / MANIFEST_FILE).write_text(json.dumps(content))
     with pytest.raises(ModelError, match="feature contract") as raised:
-        load_scorer(folder, CPU, contract_id="0123456789abcdef")
+        load_scorer(folder, CPU)
     assert CONTRACT_ID in str(raised.value)
     assert "0123456789abcdef" in str(raised.value)
 
@@ -110,17 +115,16 @@ def test_another_width_is_refused(folder: Path) -> None:
         load_scorer(folder, CPU)
 
 
-def shift_bias(model: onnx.ModelProto) -> None:
-    """Change the last layer a little."""
-    for tensor in model.graph.initializer:
-        if tensor.name == "bias4":
-            changed = onnx.numpy_helper.to_array(tensor) + np.float32(1e-3)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+def shift_leaves(model: onnx.ModelProto) -> None:
+    """Change every leaf a little."""
+    for attribute in model.graph.node[0].attribute:
+        if attribute.name == "target_weights":
+            attribute.floats[:] = [weight + 1e-3 for weight in attribute.floats]
 
 
 def test_a_model_that_scores_otherwise_is_refused(folder: Path) -> None:
     """The golden vectors find a model that loads and looks right but computes something else."""
-    replace_model(folder, shift_bias)
+    replace_model(folder, shift_leaves)
     with pytest.raises(ModelError, match="golden scores"):
         load_scorer(folder, CPU)
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 import schemas
 from app import decode, decode_twin
-from app.adapters.memory import LinearScorer, MemoryRegistry, MemoryStore
+from app.adapters.memory import LinearExplainer, LinearScorer, MemoryRegistry, MemoryStore
 from app.backoff import Backoff
 from app.decide import Policy
 from app.emit import Route
-from app.enrich import Caches
+from app.enrich import Enrich
 from app.errors import RejectCode
+from app.live import Live, StateError
+from app.meta import Meta
 from app.pipeline import Parts, Processed, process
 from app.records import Header, RecordBatch
-from features import profile
-from features.contract import CONTRACT_ID, WIDTH
-from features.profile import CUSTOMER_PROFILE
+from features.contract import CONTRACT_ID, LIVE, WIDTH
 from tests.app.builders import T0, record_batch
 
 SCHEMA = schemas.load("transaction")
@@ -35,31 +35,32 @@ Rejected = tuple[bytes | None, bytes | None, list[Header]]
 
 
 def parts(**changes: Any) -> Parts:
-    """A pipeline in memory whose clock ticks 10 µs a call."""
+    """A pipeline in memory that owns two partitions; its clock ticks 10 µs a call."""
     ticks = itertools.count(T0 + 10_000, 10)
-    weights = np.linspace(-0.3, 0.3, WIDTH, dtype=np.float32)
-    usual = np.zeros(WIDTH, np.float32)
-    blobs = {
-        profile.key("customer", token): blob
-        for token, blob in zip(
-            CUSTOMERS[:4],
-            profile.encode(CUSTOMER_PROFILE, np.tile(CUSTOMER_PROFILE.defaults, (4, 1)) + 1),
-            strict=True,
-        )
-    }
+    weights = np.linspace(-0.03, 0.03, WIDTH, dtype=np.float32)
+    live = Live(LIVE, 2, 4096, 8192)
+    for partition in range(2):
+        live.adopt(partition, Meta(2), (0, 0))
+    backoff = Backoff()
+
+    def clock() -> int:
+        return next(ticks)
+
+    async def full() -> None:
+        raise AssertionError("the state is never full here")
+
     plain: dict[str, Any] = {
         "decode": decode.decode,
         "writers": decode.Writers(),
         "limits": decode.Limits(16_384, 32, 8192, 300_000_000),
         "registry": MemoryRegistry(),
-        "caches": Caches.of(1024, 10**9),
-        "store": MemoryStore(blobs),
+        "enrich": Enrich(live, MemoryStore(), clock, backoff, full),
         "scorer": LinearScorer(weights, "linear-1", CONTRACT_ID),
         "policy": Policy(0.5, 0.9),
-        "usual": usual,
+        "explainer": LinearExplainer(weights),
         "route": Route("scores", "alerts", "dead-letters"),
-        "clock": lambda: next(ticks),
-        "backoff": Backoff(),
+        "clock": clock,
+        "backoff": backoff,
     }
     return Parts(**{**plain, **changes})
 
@@ -83,10 +84,10 @@ def value(
     return header + out.getvalue(), customer.encode()
 
 
-def batch(values: Sequence[Value]) -> RecordBatch:
-    """A batch of (value, key) pairs over two partitions."""
-    at = itertools.count()
-    rows = [(i % 2, next(at), key, raw) for i, (raw, key) in enumerate(values)]
+def batch(values: Sequence[Value], partitions: int = 2, first: int = 0) -> RecordBatch:
+    """A batch of (value, key) pairs over some partitions; offsets count from `first`."""
+    at = itertools.count(first)
+    rows = [(i % partitions, next(at), key, raw) for i, (raw, key) in enumerate(values)]
     return record_batch(rows)
 
 
@@ -154,9 +155,9 @@ def test_a_batch_cut_in_two_gives_the_same_outputs(
 @given(st.lists(good, min_size=1, max_size=10), broken, st.integers(0, 10))
 def test_a_broken_neighbour_changes_no_score(values: list[Value], bad: Value, at: int) -> None:
     """Scores with a broken record in between are those without it, bit for bit."""
-    alone, _ = timeless(run(batch(values), parts()))
+    alone, _ = timeless(run(batch(values, 1), parts()))
     mixed = [*values[:at], bad, *values[at:]]
-    beside, _ = timeless(run(batch(mixed), parts()))
+    beside, _ = timeless(run(batch(mixed, 1), parts()))
 
     def essence(rows: list[Row]) -> list[tuple[bytes | None, float, bytes]]:
         return [(k, r["score"], r["vector_hash"]) for topic, _, k, r in rows if topic == "scores"]
@@ -173,22 +174,54 @@ def test_both_decoders_give_the_same_outputs(values: list[Value]) -> None:
 
 
 def test_the_second_batch_needs_no_store() -> None:
-    """Entities of the first batch come from the near cache, unknown ones included."""
+    """Entities of the first batch are in memory, unknown ones included."""
     with_ = parts()
-    store = with_.store
+    store = with_.enrich.store
     assert isinstance(store, MemoryStore)
     values = [value(i) for i in range(20)]
-    first = timeless(run(batch(values), with_))
+    run(batch(values, 1), with_)
     assert len(store.fetches) == 1
-    assert len(store.fetches[0]) == len(set(store.fetches[0])) == 7 + 3
-    assert timeless(run(batch(values), with_)) == first
+    shares = 3 * 2
+    assert len(store.fetches[0]) == len(set(store.fetches[0])) == 7 + shares
+    run(batch(values, 1, 20), with_)
     assert len(store.fetches) == 1
+
+
+def test_records_answered_before_make_state_and_no_output() -> None:
+    """A new owner reads from where the stored state ends; what lies below the commit is silent."""
+    values = [value(i) for i in range(20)]
+    whole, _ = timeless(run(batch([*values, (b"junk", b"c")], 1), parts()))
+    with_ = parts()
+    with_.enrich.live.adopt(0, Meta(2), (12, 0))
+    processed = run(batch([*values, (b"junk", b"c")], 1), with_)
+    scores = [row for row in whole if row[0] == "scores"]
+    assert [row for row in timeless(processed)[0] if row[0] == "scores"] == scores[12:]
+    assert len(processed.outbound.letters) == 1
+    assert processed.outbound.next_offset == {0: 21}
+
+
+def test_the_same_offset_twice_is_refused() -> None:
+    """State may never count a record twice: the worker stops instead."""
+    with_ = parts()
+    run(batch([value(1)], 1), with_)
+    with pytest.raises(StateError, match="already"):
+        run(batch([value(1)], 1), with_)
+
+
+def test_scores_are_provisional_until_every_log_is_read() -> None:
+    """No outcome was ever read: each score says so; once the logs are declared complete, none."""
+    with_ = parts()
+    assert run(batch([value(1)], 1), with_).provisional == 1
+    for log, partition in itertools.product((0, 1), (0, 1)):
+        with_.enrich.live.quiet(log, partition, T0)
+    rows, _ = timeless(run(batch([value(2)], 1, 1), with_))
+    assert [row[3]["provisional"] for row in rows] == [False]
 
 
 async def test_a_store_that_is_away_is_waited_for() -> None:
     """The batch is late, not lost; what is away is named for readiness; then it is scored."""
     with_ = parts()
-    store = with_.store
+    store = with_.enrich.store
     assert isinstance(store, MemoryStore)
     store.away = True
     task = asyncio.create_task(process(batch([value(1)]), with_))
@@ -211,7 +244,7 @@ def test_a_registry_id_is_resolved_once() -> None:
     processed = run(batch([value(1, _confluent(7)), value(2), value(3, _confluent(7))]), with_)
     assert len(processed.transactions) == 3
     registry.away = True
-    assert len(run(batch([value(4, _confluent(7))]), with_).transactions) == 1
+    assert len(run(batch([value(4, _confluent(7))], 2, 3), with_).transactions) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,30 @@
 """The worker over memory adapters: when offsets may be committed, what a failed delivery does."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
 
-from app.adapters.memory import MemorySink, MemorySource
+from app.adapters.memory import MemorySink, MemorySource, MemoryStore
 from app.batching import BatchPolicy
+from app.enrich import Enrich
 from app.intake import Intake, IntakeLimits
+from app.labels import label_writers
 from app.ledger import Ledger
+from app.live import Live
 from app.metrics import Metrics
+from app.ownership import Ownership
+from app.pipeline import LabelParts
 from app.ports import RebalanceListener, Sink, Source
 from app.worker import Worker
+from features.contract import LIVE
 from tests.app.builders import record_batch
 from tests.app.test_intake import until
 from tests.app.test_pipeline import parts, value
 
-AT = ("transactions", 0)
+TOPICS = ("transactions", "labels")
+AT, LABELS_AT = ("transactions", 0), ("labels", 0)
 
 
 class Bench:
@@ -27,8 +35,25 @@ class Bench:
         self._opened: MemorySource | None = None
         metrics = Metrics()
         limits = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=1.0)
-        intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), limits, metrics)
-        self.worker = Worker(parts(), metrics, intake, self._sink)
+        its = parts()
+        live, self.store = Live(LIVE, 1, 4096, 4096), MemoryStore()
+        owner = Ownership(
+            live,
+            self.store,
+            TOPICS,
+            "w1",
+            "here",
+            metrics,
+            its.clock,
+            flush_s=0.05,
+            declares_quiet=False,
+        )
+        enrich = Enrich(live, self.store, its.clock, owner.backoff, owner.make_room)
+        intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), limits, metrics, owner)
+        self.worker = Worker(
+            dataclasses.replace(its, enrich=enrich, backoff=owner.backoff), metrics, intake, owner,
+            LabelParts(TOPICS[1], label_writers()), self._sink,
+        )  # fmt: skip
 
     @property
     def source(self) -> MemorySource:
@@ -37,12 +62,12 @@ class Bench:
         return self._opened
 
     def _open(self, listener: RebalanceListener) -> Source:
-        self._opened = MemorySource(listener, [AT])
+        self._opened = MemorySource(listener, [AT, LABELS_AT])
         return self._opened
 
     def is_assigned(self) -> bool:
         """Whether the consumer is open and owns its partition."""
-        return self._opened is not None and bool(self._opened.assignment())
+        return self.worker.intake.is_assigned
 
     def _sink(self) -> Sink:
         self.sinks.append(MemorySink())
@@ -92,7 +117,7 @@ async def test_a_failed_delivery_goes_back_with_a_new_producer(bench: Bench) -> 
     bench.sinks[0].failing = True
     bench.add(3, 2)
     await until(lambda: not bench.worker.readiness()[0])
-    await until(lambda: bench.source.sought == [{AT: 3}])
+    await until(lambda: bench.source.sought[1:] == [{AT: 3, LABELS_AT: 0}])
     assert bench.sinks[0].closed
     assert bench.source.commits == {AT: 3}
     bench.add(3, 2)
@@ -108,7 +133,7 @@ async def test_a_failure_while_waiting_for_room_goes_back_too(bench: Bench) -> N
     await asyncio.sleep(0.05)
     assert bench.sinks[0].sent == []
     bench.sinks[0].failing = True
-    await until(lambda: bench.source.sought == [{AT: 0}])
+    await until(lambda: bench.source.sought[1:] == [{AT: 0, LABELS_AT: 0}])
     bench.add(0, 2)
     await until(lambda: bench.source.commits == {AT: 2})
     assert [len(sink.sent) for sink in bench.sinks] == [0, 1]
@@ -122,9 +147,9 @@ async def test_going_back_waits_for_a_broker_that_is_away(bench: Bench) -> None:
     await until(lambda: bench.sinks[0].closed)
     await asyncio.sleep(0.8)
     assert len(bench.sinks) == 1
-    assert bench.source.sought == []
+    assert len(bench.source.sought) == 1
     bench.source.away = False
-    await until(lambda: bench.source.sought == [{AT: 0}])
+    await until(lambda: bench.source.sought[1:] == [{AT: 0, LABELS_AT: 0}])
     bench.add(0, 2)
     await until(lambda: bench.source.commits == {AT: 2})
 

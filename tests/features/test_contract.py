@@ -1,39 +1,52 @@
 """The feature contract: names, order, defaults, and the id that stands for them."""
 
 import numpy as np
+import pytest
 
-import schemas
-from features import vectorize as kernel
-from features.contract import CHANNELS, CONTRACT_ID, FEATURES, NAMES, WIDTH, defaults
-from features.profile import CUSTOMER_PROFILE, TERMINAL_PROFILE, Layout
+from features.contract import (
+    CONTRACT_ID,
+    DAY_US,
+    FEATURES,
+    LIVE,
+    NAMES,
+    REPLAY,
+    WIDTH,
+    Timing,
+    contract_id,
+    defaults,
+)
+from features.offline import Log, vectors
 from features.xxh64 import vector_hash
 from models import manifest
 
+BOOKS_INPUTS = 15
+
 
 def test_the_id_changes_on_purpose_only() -> None:
-    """Whoever changes a feature, its default or a layout sees it here, and trains a new model."""
-    assert CONTRACT_ID == "252583e16487ea7f"
+    """Whoever changes a feature, its default or a bound sees it here, and trains a new model."""
+    assert CONTRACT_ID == contract_id(LIVE) == "e676dd79d146c323"
+    assert contract_id(REPLAY) != CONTRACT_ID
 
 
 def test_the_kernel_computes_what_it_did() -> None:
-    """Other numbers for the same input need another KERNEL_VERSION, and so another contract."""
-    n = 500
+    """Other numbers for the same log need another KERNEL_VERSION, and so another contract."""
+    n = 4000
     i = np.arange(n)
-    matrix = kernel.vectorize(
-        i * 7_919_000_000_000 % 4_000_000_000_000_000,
-        i**4 % 10_000_019,
-        (i % len(CHANNELS)).astype(np.int8),
-        (i % 5).astype(np.int32),
-        _eighths(n, CUSTOMER_PROFILE.width),
-        _eighths(n, TERMINAL_PROFILE.width),
+    log = Log.of(
+        (i**3 % 23).astype(np.int32),
+        (i**2 % 31).astype(np.int32),
+        17_622 * DAY_US + i * (200 * DAY_US // n) - i % 7 * 50_000_000,
+        i**4 % 100_019,
+        (i**2 % 5 == 1).astype(np.int8),
     )
-    assert int(np.bitwise_xor.reduce(vector_hash(matrix))) == 0x9A7B288AE2EB3688
+    assert int(np.bitwise_xor.reduce(vector_hash(vectors(log, LIVE)))) == 0xAA8A79C464D3D49C
 
 
 def test_the_shipped_model_follows_the_contract() -> None:
     """The model in the package was trained on the features that the package computes."""
-    shipped, _ = manifest.read()
+    shipped = manifest.read().manifest
     assert shipped.feature_contract_id == CONTRACT_ID
+    assert shipped.timing == LIVE
     assert shipped.features == NAMES
 
 
@@ -43,40 +56,24 @@ def test_features_are_told_apart() -> None:
     assert all(f.doc and f.unit and f.reason == f.reason.upper() for f in FEATURES)
 
 
-def test_channels_are_the_schemas() -> None:
-    """The channel column's numbers mean the symbols of the Transaction schema, in its order."""
-    fields = {field["name"]: field for field in schemas.load("transaction").parsed["fields"]}
-    assert tuple(fields["channel"]["type"]["symbols"]) == CHANNELS
-    by_number = [getattr(kernel, f"BY_{name}") for name in CHANNELS]
-    assert by_number == list(range(len(CHANNELS)))
+def test_the_books_inputs_come_first() -> None:
+    """The check of the protocol trains on these columns only."""
+    assert "amount_over" not in " ".join(NAMES[:BOOKS_INPUTS])
+    assert NAMES[BOOKS_INPUTS].startswith("amount_over")
 
 
-def test_the_kernels_columns_are_the_contracts() -> None:
-    """The compiled loop's column numbers are the positions in the contract and the layouts."""
-    assert [getattr(kernel, name.upper()) for name in NAMES] == list(range(WIDTH))
-    assert _numbers(CUSTOMER_PROFILE, "C_") == list(range(CUSTOMER_PROFILE.width))
-    assert _numbers(TERMINAL_PROFILE, "T_") == list(range(TERMINAL_PROFILE.width))
+def test_what_crosses_partitions_is_delayed() -> None:
+    """A terminal is fed by every partition: nothing of it may be read fresh."""
+    assert all(f.delay_days == 7 for f in FEATURES if f.entity == "terminal")
 
 
-def test_without_profiles_features_take_their_defaults() -> None:
-    """An unknown customer or terminal gives exactly the contract's defaults, bit for bit."""
-    matrix = kernel.vectorize(
-        np.array([1_700_000_000_000_000]),
-        np.array([123_456]),
-        np.array([CHANNELS.index("ECOMMERCE")], np.int8),
-        np.array([kernel.country_code("DE")], np.int32),
-        CUSTOMER_PROFILE.defaults[np.newaxis],
-        TERMINAL_PROFILE.defaults[np.newaxis],
-    )
-    for k, feature in enumerate(FEATURES):
-        if feature.source != "transaction":
-            assert matrix[0, k].tobytes() == defaults()[k].tobytes(), feature.name
+def test_defaults_stand_in_the_features_order() -> None:
+    """Each at its feature's place."""
+    assert defaults().tolist() == [np.float32(f.default) for f in FEATURES]
 
 
-def _eighths(n: int, width: int) -> np.ndarray:
-    """Some profiles whose values float32 holds exactly; some are of unknown entities."""
-    return (np.arange(n * width) * 37 % 101 // 3 / 8).astype(np.float32).reshape(n, width)
-
-
-def _numbers(layout: Layout, prefix: str) -> list[int]:
-    return [getattr(kernel, prefix + column.name.upper()) for column in layout.columns]
+@pytest.mark.parametrize(("lateness_us", "skew_us"), [(-1, 5), (5, 5), (0, 8 * DAY_US)])
+def test_impossible_timings_are_refused(lateness_us: int, skew_us: int) -> None:
+    """Lateness below the skew, the skew within the label delay."""
+    with pytest.raises(ValueError, match="lateness"):
+        Timing(lateness_us, skew_us)

@@ -3,7 +3,7 @@
 import pytest
 
 from app.bench.lanes import verify
-from app.bench.load import fill_topic
+from app.bench.load import fill_topic, load
 from app.bench.throughput import LANES, run
 from app.demo.cluster import Kafka
 from tests.integration.conftest import MakeTopic
@@ -19,7 +19,7 @@ def test_every_lane_gives_a_figure(kafka: Kafka, redis_url: str) -> None:
         assert report[name]["cpu_us_per_tx"] > 0
         [only] = report[name]["runs"]
         assert only["read"] >= 10_000
-        assert bool(only["digest"]) == lane.scores
+        assert bool(only["digests"]) == lane.scores
     assert report["ratios"]["riskwire_vs_hand_loop"] > 0
     assert report["environment"]["records"] == RECORDS
 
@@ -31,6 +31,6 @@ def test_the_judge_counts_what_is_there(
     verify.main(kafka.bootstrap, topic())
     assert '"records": 0' in capsys.readouterr().out
     wrong = topic()
-    assert fill_topic(kafka.bootstrap, wrong, 10) == 10
+    assert fill_topic(kafka.bootstrap, wrong, load(10).coming) == 10
     with pytest.raises(ValueError, match="fingerprint"):
         verify.main(kafka.bootstrap, wrong)

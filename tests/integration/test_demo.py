@@ -22,7 +22,10 @@ def test_every_record_comes_out(tmp_path: Path) -> None:
     assert summary["scored"] == 1000
     assert summary["dead_letters"] == 9
     assert len(summary["dead_letters_by_code"]) == 9
-    assert summary["alerts"] > 0
+    assert summary["provisional"] == 0
+    assert 0 < summary["alerts"] < 50
+    # Seed 0: what the model finds is deterministic, but for features that see the time of day.
+    assert summary["frauds"] >= summary["frauds_alerted"] > summary["frauds"] // 3
     assert summary["tx_per_s"] > 0
     assert summary["worker_exit"] == 0
     stages = ("wait", "decode", "features", "model", "emit")

@@ -247,13 +247,16 @@ def test_a_cooperative_rebalance_moves_only_some_partitions(
 
 
 def _poll_until(
-    sources: Sequence[Source], condition: Callable[[], bool], timeout_s: float = 40
+    sources: Sequence[Source], condition: Callable[[], bool], rows: list[Row] | None = None
 ) -> None:
-    end = time.monotonic() + timeout_s
+    """Poll in turn; what is read goes to `rows`, if given."""
+    end = time.monotonic() + 40
     while not condition():
         assert time.monotonic() < end, "the group did not settle"
         for source in sources:
-            source.poll(10, 50, 0)
+            for batch in source.poll(10, 50, 0):
+                if rows is not None:
+                    rows += [_row(batch, i) for i in range(len(batch))]
 
 
 @both_sources

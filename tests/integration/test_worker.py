@@ -1,7 +1,6 @@
 """The worker as a process, on a real Kafka and a real Redis: whatever happens, nothing is lost."""
 
 import io
-import itertools
 import json
 import os
 import random
@@ -26,6 +25,7 @@ from app.bench import load
 from app.decide import DECISIONS
 from app.demo.cluster import Kafka, OwnKafka
 from app.demo.redis_local import RedisServer
+from app.demo.traffic import encoded
 from tests.integration.conftest import MakeTopic
 
 Output = tuple[int, int | None, bytes | None, bytes | None, dict[str, bytes]]
@@ -119,6 +119,7 @@ def world(
     """Fresh topics, and workers on them that are ended with the test."""
     names = {
         "TRANSACTIONS": topic("in", PARTITIONS, message_timestamp_type="LogAppendTime"),
+        "LABELS": topic("labels", PARTITIONS, message_timestamp_type="LogAppendTime"),
         "SCORES": topic("scores", PARTITIONS),
         "ALERTS": topic("alerts", PARTITIONS),
         "DEAD_LETTERS": topic("dead", PARTITIONS, max_message_bytes="4194304"),
@@ -167,6 +168,7 @@ class World:
             "RISKWIRE_BOOTSTRAP_SERVERS": self.bootstrap,
             "RISKWIRE_REDIS_URL": self.redis_url,
             "RISKWIRE_GROUP_ID": self.group,
+            "RISKWIRE_STATE_NAMESPACE": self.group,
             "RISKWIRE_HTTP_PORT": str(self.port()),
             "RISKWIRE_LOG_FORMAT": "json",
             **{f"RISKWIRE_TOPIC_{role}": name for role, name in self.names.items()},
@@ -327,8 +329,7 @@ def test_every_record_is_scored_or_dead_lettered(world: World, transport: str) -
 
 def test_both_transports_write_the_same_bytes(world: World, topic: MakeTopic) -> None:
     """The same input through native and objects: equal outputs apart from their times."""
-    people = load.population()
-    for key, value in itertools.islice(load.encoded(people, load.payments(people, 3000)), 3000):
+    for key, value in encoded(load.load(3000).coming, "tx", 0, HEADER):
         world.send(value, key, world.sent % PARTITIONS)
     for broken, key in BROKEN.values():
         world.send(broken, key, 2)

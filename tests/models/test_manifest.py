@@ -1,5 +1,6 @@
 """The manifest: read back as written, and every way in which it can be wrong is named."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 
 from app.errors import ModelError
-from models.manifest import MANIFEST_FILE, MODEL_FILE, read, write
+from features.contract import LIVE
+from models.manifest import EXPLAINER_FILE, MANIFEST_FILE, MODEL_FILE, read, write
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the shipped model."""
-    write(tmp_path / "copy", *read())
+    write(tmp_path / "copy", read())
     return tmp_path / "copy"
 
 
@@ -33,7 +35,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 def test_the_model_id_names_the_bytes() -> None:
     """Name, version and the hash's first digits are in the id that scores carry."""
-    manifest, _ = read()
+    manifest = read().manifest
     assert manifest.model_id == f"{manifest.name}-{manifest.version}-{manifest.sha256[:8]}"
 
 
@@ -42,6 +44,9 @@ def test_the_model_id_names_the_bytes() -> None:
     [
         (lambda m: m.pop("thresholds"), "thresholds"),
         (lambda m: m.update(sha256="abc"), "sha256"),
+        (lambda m: m.pop("explainer_sha256"), "explainer_sha256"),
+        (lambda m: m.update(lateness_s=-1), "lateness_s"),
+        (lambda m: m.update(skew_s=0), "skew_s"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m["thresholds"].update(review=0.9, decline=0.5), "above"),
         (lambda m: m["thresholds"].update(review=0.0), "review"),
@@ -70,7 +75,7 @@ def test_no_json_is_refused(folder: Path) -> None:
         read(folder)
 
 
-@pytest.mark.parametrize("name", [MODEL_FILE, MANIFEST_FILE])
+@pytest.mark.parametrize("name", [MODEL_FILE, MANIFEST_FILE, EXPLAINER_FILE])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     """The message says which file cannot be read."""
     (folder / name).unlink()
@@ -78,9 +83,21 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         read(folder)
 
 
-def test_another_models_bytes_are_refused(folder: Path) -> None:
-    """A model whose hash is not the manifest's is refused, both hashes in the message."""
-    (folder / MODEL_FILE).write_bytes(read()[1] + b"\0")
+@pytest.mark.parametrize("name", [MODEL_FILE, EXPLAINER_FILE])
+def test_another_models_bytes_are_refused(folder: Path, name: str) -> None:
+    """A file whose hash is not the manifest's is refused, both hashes in the message."""
+    data = (folder / name).read_bytes() + b"\0"
+    (folder / name).write_bytes(data)
     with pytest.raises(ModelError, match="damaged") as raised:
         read(folder)
-    assert read()[0].sha256 in str(raised.value)
+    manifest = read().manifest
+    expected = manifest.sha256 if name == MODEL_FILE else manifest.explainer_sha256
+    assert expected in str(raised.value)
+    assert hashlib.sha256(data).hexdigest() in str(raised.value)
+
+
+def test_times_of_the_features_are_read(folder: Path) -> None:
+    """Seconds in the file, microseconds in the program; floats of the reference to the bit."""
+    manifest = read(folder).manifest
+    assert manifest.timing == LIVE
+    assert tuple(manifest.reference_vector.tolist()) == manifest.reference

@@ -1,10 +1,12 @@
 """Lane: a good hand-written loop on confluent-kafka that does Riskwire's work, at least once.
 
 The strongest plain Python that we could write for it: batches of 2,048; fastavro for each record,
-with the logical types taken off so that no datetime is made; one MGET of a batch's distinct
-profiles, joined by `np.frombuffer`; the same feature kernel, model and schema as Riskwire; one
-`produce_batch` a batch, one flush and commit every 100 ms. It trusts its input (no validation, no
-dead letters) and raises no alerts. Ends with a message where a score cannot be delivered.
+with the logical types taken off so that no datetime is made; one `produce_batch` a batch, one flush
+and commit every 100 ms. Nobody writes sliding windows by hand that agree to the last bit, so the
+features are Riskwire's by a library call (`app.live`): state in memory, one MGET of what a batch
+misses; model, vector hash and schema are the same too. It trusts its input (no validation, no dead
+letters), raises no alerts and never writes its state back: after a crash it would be wrong. Ends
+with a message where a score cannot be delivered.
 """
 
 import io
@@ -20,11 +22,13 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 
 import schemas
 from app.adapters.onnx import OnnxScorer, load_scorer
-from app.bench.lanes.lane import BATCH_RECORDS, CONSUMER_OPTIONS, Meter, Task, task
-from app.records import Float32s
-from features import profile
-from features.contract import CHANNELS
-from features.vectorize import country_code, vectorize
+from app.bench.lanes.lane import BATCH_RECORDS, CONSUMER_OPTIONS, PARTITIONS, Meter, Task, task
+from app.config import Settings
+from app.live import Live
+from app.meta import Meta
+from app.records import STRING_FIELDS, Float32s, Ragged, Transactions
+from features.blob import meta_key
+from features.state import Flags
 from features.xxh64 import vector_hash
 
 COMMIT_S = 0.1
@@ -41,7 +45,7 @@ PRODUCER_OPTIONS: dict[str, str | int | bool] = {
 }
 DECISIONS = ("APPROVE", "REVIEW", "DECLINE")
 TIMESTAMP_TYPES = ("NOT_AVAILABLE", "CREATE_TIME", "LOG_APPEND_TIME")
-CHANNEL_CODES = {name: code for code, name in enumerate(CHANNELS)}
+CUSTOMER, TERMINAL = STRING_FIELDS.index("customer_id"), STRING_FIELDS.index("terminal_id")
 
 
 def now_us() -> int:
@@ -65,16 +69,16 @@ class Work:
     """Everything between a batch of messages and the encoded scores."""
 
     def __init__(self, url: str, scorer: OnnxScorer) -> None:
-        """Connect to Redis."""
+        """Connect to Redis and begin with what it says of the partitions."""
         self._redis = redis.Redis.from_url(url)
         self._scorer = scorer
+        self._live = self._claimed()
         self._reader, self._writer = parsed("transaction"), parsed("risk_score")
         self._header = schemas.load("risk_score").single_object_header
         self._same = {
             "model_id": scorer.model_id,
             "feature_contract_id": scorer.feature_contract_id,
             "degraded": False,
-            "provisional": False,
             "provider": scorer.provider,
         }
 
@@ -83,7 +87,7 @@ class Work:
         polled = now_us()
         transactions = [self._decode(message.value()) for message in messages]
         decoded = now_us()
-        matrix = self._join(transactions)
+        matrix, provisional = self._features(messages, transactions)
         enriched = now_us()
         scores = self._scorer.score_many(matrix)
         scored = now_us()
@@ -96,10 +100,12 @@ class Work:
             "scored": scored,
             "emitted": now_us(),
         }
-        rows = zip(messages, transactions, scores.tolist(), decisions, strict=True)
+        rows = zip(
+            messages, transactions, scores.tolist(), decisions, provisional.tolist(), strict=True
+        )
         return [
-            self._encode(message, transaction, score, decision, hashes[8 * i : 8 * i + 8], latency)
-            for i, (message, transaction, score, decision) in enumerate(rows)
+            self._encode(message, transaction, said, hashes[8 * i : 8 * i + 8], latency)
+            for i, (message, transaction, *said) in enumerate(rows)
         ]
 
     def _decode(self, value: bytes | None) -> dict[str, Any]:
@@ -111,12 +117,12 @@ class Work:
         self,
         message: Message,
         transaction: dict[str, Any],
-        score: float,
-        decision: int,
+        said: list[Any],
         digest: bytes,
         latency: dict[str, int],
     ) -> bytes:
         kind, append_ms = message.timestamp()
+        score, decision, provisional = said
         record = {
             "transaction_id": transaction["transaction_id"],
             "customer_id": transaction["customer_id"],
@@ -124,6 +130,7 @@ class Work:
             "source_offset": message.offset(),
             "score": score,
             "decision": DECISIONS[decision],
+            "provisional": provisional,
             "vector_hash": digest,
             "latency": {
                 "event_time": transaction["event_time"],
@@ -138,30 +145,56 @@ class Work:
         fastavro.schemaless_writer(out, self._writer, record)
         return out.getvalue()
 
-    def _join(self, transactions: Sequence[dict[str, Any]]) -> Float32s:
-        n = len(transactions)
-        keys = [profile.key("customer", t["customer_id"].encode()) for t in transactions]
-        keys += [profile.key("terminal", t["terminal_id"].encode()) for t in transactions]
-        wanted = list(dict.fromkeys(keys))
-        found: Any = self._redis.mget(wanted)
-        blob_of = dict(zip(wanted, found, strict=True))
-        blobs = [blob_of[key] for key in keys]
-        return vectorize(
-            np.array([t["event_time"] for t in transactions], np.int64),
-            np.array([t["amount_minor"] for t in transactions], np.int64),
-            np.array([CHANNEL_CODES[t["channel"]] for t in transactions], np.int8),
-            np.array([country_code(t["country"]) for t in transactions], np.int32),
-            rows("customer", blobs[:n]),
-            rows("terminal", blobs[n:]),
+    def _claimed(self) -> Live:
+        room = Settings.model_fields
+        live = Live(
+            self._scorer.timing,
+            PARTITIONS,
+            room["state_customers_max"].default,
+            room["state_shares_max"].default,
         )
+        for partition in range(PARTITIONS):
+            value: Any = self._redis.get(meta_key(live.namespace, partition))
+            meta = Meta.parse(value)
+            if meta is None:
+                raise SystemExit(f"Redis has no state of partition {partition}")
+            live.adopt(partition, meta, (0, 0))
+        return live
+
+    def _features(
+        self, messages: Sequence[Message], transactions: Sequence[dict[str, Any]]
+    ) -> tuple[Float32s, Flags]:
+        columns = columns_of(messages, transactions)
+        pending = self._live.lookup(columns, now_us())
+        blobs: Any = self._redis.mget(pending.keys) if pending.keys else []
+        self._live.take(pending, blobs)
+        return self._live.advance(columns, pending)
 
 
-def rows(entity: profile.Entity, blobs: Sequence[bytes | None]) -> Float32s:
-    """Profiles of packed blobs, float32 (n, width); defaults where there is none."""
-    layout = profile.LAYOUTS[entity]
-    usual = bytes(profile.HEADER_BYTES) + layout.defaults.tobytes()
-    table = np.frombuffer(b"".join([blob or usual for blob in blobs]), "<f4")
-    return np.ascontiguousarray(table.reshape(len(blobs), -1)[:, profile.HEADER_BYTES // 4 :])
+def columns_of(messages: Sequence[Message], transactions: Sequence[dict[str, Any]]) -> Transactions:
+    """What the features need of decoded transactions, in columns."""
+    n = len(transactions)
+    tokens = [t["customer_id"].encode() for t in transactions]
+    tokens += [t["terminal_id"].encode() for t in transactions]
+    text = Ragged.of(tokens)
+    start = np.zeros((len(STRING_FIELDS), n), np.int64)
+    length = np.full((len(STRING_FIELDS), n), -1, np.int32)
+    for field, rows in ((CUSTOMER, slice(n)), (TERMINAL, slice(n, None))):
+        start[field], length[field] = text.start[rows], text.length[rows]
+    unused = np.zeros(n, np.int64)
+    return Transactions(
+        np.arange(n),
+        np.array([message.partition() for message in messages], np.int32),
+        unused,
+        unused,
+        unused.astype(np.int8),
+        np.array([t["event_time"] for t in transactions], np.int64),
+        np.array([t["amount_minor"] for t in transactions], np.int64),
+        unused.astype(np.int8),
+        text.data,
+        start,
+        length,
+    )
 
 
 def main(wanted: Task) -> None:

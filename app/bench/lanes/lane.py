@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 BATCH_RECORDS = 2048
+PARTITIONS = 4
 CONSUMER_OPTIONS: dict[str, str | int | bool] = {
     "auto.offset.reset": "earliest",
     "enable.auto.commit": False,
@@ -43,7 +44,7 @@ def task(arguments: list[str] | None = None) -> Task:
     parser.add_argument("--group", required=True, help="consumer group, new")
     parser.add_argument("--n", type=int, required=True, help="records to read")
     parser.add_argument("--warm", type=int, default=0, help="records before the meter starts")
-    parser.add_argument("--redis", default="", help="URL of the Redis that holds the profiles")
+    parser.add_argument("--redis", default="", help="URL of the Redis that holds the state")
     parser.add_argument("--scores", default="", help="output topic")
     parser.add_argument("--transport", default="native", help="of Riskwire's own lane")
     return Task(**vars(parser.parse_args(arguments)))

@@ -1,7 +1,8 @@
 """Lane: Riskwire's own worker, the same that `riskwire worker` runs, with everything on.
 
-A record counts as done when every output of its batch is acknowledged by the broker. Offsets are
-committed every 100 ms meanwhile; the last of these commits is not waited for.
+It claims the state that Redis has and writes back what changes, as ever. A record counts as done
+when every output of its batch is acknowledged by the broker. Offsets are committed every 100 ms
+meanwhile; the last of these commits is not waited for.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 
 from app import logs
 from app.adapters.faust import create_app
-from app.bench.lanes.lane import Meter, Task, task
+from app.bench.lanes.lane import PARTITIONS, Meter, Task, task
 from app.config import Settings, load_settings
 from app.ledger import Ledger
 from app.metrics import Metrics
@@ -41,7 +42,9 @@ def settings_of(wanted: Task) -> Settings:
         bootstrap_servers=wanted.bootstrap,
         group_id=wanted.group,
         transport=wanted.transport,
+        partitions=PARTITIONS,
         topic_transactions=wanted.topic,
+        topic_labels=f"{wanted.scores}-labels",
         topic_scores=wanted.scores,
         topic_alerts=f"{wanted.scores}-alerts",
         topic_dead_letters=f"{wanted.scores}-dead-letters",

@@ -2,8 +2,9 @@
 
 Reads committed records, as a consumer downstream would. Prints one line of JSON: `records`;
 `complete`, true where each partition's last score is of the input offset that its count says, so
-none is missing or doubled; and a `digest` of the first scores of each partition (input position,
-score, decision, vector hash), which two lanes that computed the same have in common.
+none is missing or doubled; and by partition `digests` of its first scores (input position, score,
+decision, vector hash), which two lanes that computed the same have in common. A partition of which
+a lane read less has none.
 """
 
 import argparse
@@ -51,11 +52,15 @@ def main(bootstrap: str, topic: str) -> None:
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name
                 open_ones.discard(partition)
     consumer.close()
-    text = repr([row for partition in sorted(first) for row in sorted(first[partition])])
+    digests = {
+        str(partition): hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()[:16]
+        for partition, rows in sorted(first.items())
+        if len(rows) == HASHED_PER_PARTITION
+    }
     line = {
         "records": sum(count.values()),
         "complete": all(says(value)[1] == count[p] - 1 for p, value in last.items()),
-        "digest": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "digests": digests,
     }
     sys.stdout.write(json.dumps(line) + "\n")
 

@@ -1,0 +1,323 @@
+"""The live feature state of a worker: what it owns in memory, and what it still has to read.
+
+The partitions that the worker owns have their customers and their shares of terminals here; shares
+of other partitions are read-only copies with the watermarks of their source. `lookup` finds the
+rows of a batch and names the keys that Redis must give; `advance` and `learn` take the answers and
+run the kernel; `freeze` makes images of what changed, for a flush after the commit. Bounded: rows
+that are in Redis as they are here may be given up. Pure: what is read and written is the caller's.
+One thread at a time. Raises TableFull where everything is waiting to be flushed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.entities import Table
+from app.errors import ConfigError, RiskwireError
+from app.labels import Labels
+from app.meta import Meta, Pair, namespace
+from app.records import Float32s, Int32s, Int64s, Ragged, Transactions
+from features import blob, kernel
+from features.contract import DAY_US, LABEL_DELAY_DAYS, WIDTH, Timing, contract_id
+from features.state import LABELS, NEVER, TRANSACTIONS, Flags, State
+
+DELAY_US = LABEL_DELAY_DAYS * DAY_US
+REREAD_US = 500_000
+"""A copy whose source is behind is not read again before that time."""
+
+
+class StateError(RiskwireError):
+    """A record would enter the state twice or too late; the worker stops and starts anew."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """Rows of a batch, and the keys whose values they need: customers, shares, then metas."""
+
+    customers: Int32s
+    shares: Int32s
+    new_customers: Int32s
+    load: Int64s
+    sources: tuple[int, ...]
+    keys: list[bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frozen:
+    """Images of what changed in a partition since the last flush, and what they stand for."""
+
+    partition: int
+    before: Meta
+    after: Meta
+    pairs: list[tuple[bytes, bytes]]
+    customers: Int64s
+    shares: Int64s
+
+
+class Live:
+    """State of the partitions in `owned`; `partitions` is how many the topic has."""
+
+    def __init__(
+        self,
+        timing: Timing,
+        partitions: int,
+        customers_max: int,
+        shares_max: int,
+        name: str = "",
+    ) -> None:
+        """Begin empty, owning nothing; `name` tells deployments apart that share a Redis."""
+        self.namespace = namespace(contract_id(timing), name)
+        self.timing, self.partitions = timing, partitions
+        terminals = max(1, shares_max // partitions)
+        self.customers, self.terminals = Table(customers_max), Table(terminals)
+        self.state = State.empty(customers_max, terminals * partitions, partitions, timing)
+        self.owned: dict[int, Meta] = {}  # as Redis has it
+        self.next_offset: dict[tuple[int, int], int] = {}  # by log and partition
+        self.silent_until: dict[int, Pair] = {}
+        self.damaged = 0
+        self.handovers = np.zeros(partitions, np.int64)
+        """By partition, how often it was adopted or dropped."""
+        self._changed = {
+            "c": np.zeros(customers_max, np.bool_), "s": np.zeros(terminals * partitions, np.bool_),
+        }  # fmt: skip
+        self._pinned = {name: np.zeros_like(rows) for name, rows in self._changed.items()}
+        self._loaded = np.zeros(terminals * partitions, np.bool_)
+        self._read_us = np.zeros(terminals * partitions, np.int64)
+
+    def adopt(self, partition: int, meta: Meta, silent_until: Pair) -> None:
+        """Own a partition as Redis has it; records before `silent_until` were answered before."""
+        if partition >= self.partitions or meta.partitions != self.partitions:
+            raise ConfigError(
+                f"partition {partition} of {meta.partitions} does not fit to RISKWIRE_PARTITIONS="
+                f"{self.partitions}: set it to the number that the topic has"
+            )
+        self.drop([partition])
+        self.owned[partition], self.silent_until[partition] = meta, silent_until
+        self.state.owned[partition] = True
+        for log in (TRANSACTIONS, LABELS):
+            self.next_offset[log, partition] = meta.next_offset[log]
+        self.state.newest_us[:, partition] = meta.newest_us
+        self.state.quiet_us[:, partition] = meta.quiet_us
+        self.state.held_us[:, partition] = NEVER
+
+    def owns(self, partition: Int32s) -> bool:
+        """Whether all of these partitions are owned."""
+        return bool(self.state.owned[partition].all())
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        """Forget all of these partitions; what was not flushed is in the logs."""
+        for partition in partitions:
+            self.handovers[partition] += 1
+            rows = self.customers.in_use(partition).astype(np.int32)
+            self.state.forget_customers(rows)
+            self.customers.forget(rows)
+            for flags in (self._changed, self._pinned):
+                flags["c"][rows] = False
+                flags["s"][partition :: self.partitions] = False
+            self._loaded[partition :: self.partitions] = False
+            shares = np.arange(partition, len(self._loaded), self.partitions, dtype=np.int32)
+            used = shares[self.state.s_count[shares] + self.state.f_count[shares] > 0]
+            self.state.forget_shares(used)
+            self.state.forget_partition(partition)
+            self.state.owned[partition] = False
+            self.owned.pop(partition, None)
+            for log in (TRANSACTIONS, LABELS):
+                self.next_offset.pop((log, partition), None)
+
+    def lookup(self, transactions: Transactions, now_us: int) -> Pending:
+        """Find the rows of transactions and say what is missing."""
+        n = len(transactions)
+        self._make_room(self.customers, "c", 1, n)
+        self._make_room(self.terminals, "s", self.partitions, n)
+        customers, new = self.customers.rows(
+            transactions.strings("customer_id"), transactions.partition
+        )
+        shares = self._shares(transactions.strings("terminal_id"))
+        load = self._to_load(shares, transactions.event_time_us, now_us)
+        keys = [
+            blob.customer_key(self.namespace, self.customers.group(row), self.customers.token(row))
+            for row in new.tolist()
+        ]
+        return self._pending(customers, shares, new, load, keys)
+
+    def lookup_labels(self, labels: Labels) -> Pending:
+        """Find the shares that labels belong to."""
+        shares = self._shares(labels.terminals)
+        own = shares[np.arange(len(labels)), labels.partition]
+        load = np.unique(own[~self._loaded[own]]).astype(np.int64)
+        nobody = np.empty(0, np.int32)
+        return self._pending(nobody, shares, nobody, load, [])
+
+    def _shares(self, tokens: Ragged) -> Int32s:
+        n, p = len(tokens), self.partitions
+        self._make_room(self.terminals, "s", p, n)
+        terminals, new = self.terminals.rows(tokens, np.zeros(n, np.int32))
+        for row in new.tolist():
+            self._loaded[row * p : (row + 1) * p] = False
+            self._read_us[row * p : (row + 1) * p] = 0
+        return np.add.outer(terminals * p, np.arange(p)).astype(np.int32)
+
+    def _to_load(self, shares: Int32s, event_time_us: Int64s, now_us: int) -> Int64s:
+        """Shares not read yet, and copies that do not reach far enough any more."""
+        wanted = shares[~self._loaded[shares]]
+        copies = [q for q in range(self.partitions) if q not in self.owned]
+        if copies:
+            theirs = shares[:, copies]
+            marks, t = self.state.mark_us[theirs], event_time_us[:, np.newaxis]
+            behind = marks[..., TRANSACTIONS] <= t - DELAY_US
+            behind |= marks[..., LABELS] <= t - self.timing.skew_us
+            behind &= self._read_us[theirs] < now_us - REREAD_US
+            wanted = np.concatenate([wanted, theirs[behind]])
+        load = np.unique(wanted).astype(np.int64)
+        self._read_us[load] = now_us
+        return load
+
+    def _pending(
+        self, customers: Int32s, shares: Int32s, new: Int32s, load: Int64s, keys: list[bytes]
+    ) -> Pending:
+        p = self.partitions
+        keys += [
+            blob.share_key(self.namespace, row % p, self.terminals.token(row // p))
+            for row in load.tolist()
+        ]
+        others = sorted({row % p for row in load.tolist()} - self.owned.keys())
+        keys += [blob.meta_key(self.namespace, q) for q in others]
+        return Pending(customers, shares, new, load, tuple(others), keys)
+
+    def take(self, pending: Pending, blobs: Sequence[bytes | None]) -> None:
+        """Let the state have what Redis answered to `pending.keys`."""
+        first, second = len(pending.new_customers), len(pending.load)
+        self.damaged += blob.unpack_customers(self.state, pending.new_customers, blobs[:first])
+        rows = pending.load.astype(np.int32)
+        self.damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
+        self._loaded[rows] = True
+        for q, value in zip(pending.sources, blobs[first + second :], strict=True):
+            meta = Meta.parse(value)
+            marks = meta.watermarks(self.timing.lateness_us) if meta else (NEVER, NEVER)
+            self.state.mark_us[rows[rows % self.partitions == q]] = marks
+
+    def advance(self, transactions: Transactions, pending: Pending) -> tuple[Float32s, Flags]:
+        """The vectors float32 (n, WIDTH) and whether each is provisional; then remember."""
+        n = len(transactions)
+        out, provisional = np.empty((n, WIDTH), np.float32), np.empty(n, np.bool_)
+        kernel.advance(
+            self.state, pending.customers, pending.shares, transactions.partition,
+            transactions.event_time_us, transactions.amount_minor, out, provisional,
+        )  # fmt: skip
+        self._changed["c"][pending.customers] = True
+        self._changed["s"][pending.shares[np.arange(n), transactions.partition]] = True
+        return out, provisional
+
+    def learn(self, labels: Labels, pending: Pending) -> None:
+        """Remember outcomes."""
+        shares = pending.shares[np.arange(len(labels)), labels.partition]
+        kernel.learn(
+            self.state, shares, labels.partition, labels.event_time_us, labels.known_at_us,
+            labels.tag, labels.fraud,
+        )  # fmt: skip
+        self._changed["s"][shares[labels.fraud > 0]] = True
+        self._changed["s"][shares[self.state.f_count[shares] > 0]] = True
+
+    def applied(self, log: int, next_offset: dict[int, int]) -> None:
+        """Let the records of a log up to these offsets be in the state; raises StateError."""
+        for partition, offset in next_offset.items():
+            if offset <= self.next_offset[log, partition]:
+                raise StateError(
+                    f"offset {offset - 1} of partition {partition} is in the state already"
+                )
+            self.next_offset[log, partition] = offset
+
+    def silent(self, log: int, partition: Int32s, offset: Int64s) -> Flags:
+        """Which records were answered before this worker came: they only make state."""
+        until = np.zeros(self.partitions, np.int64)
+        for p, pair in self.silent_until.items():
+            until[p] = pair[log]
+        quiet: Flags = offset < until[partition]
+        return quiet
+
+    def ages_s(self, now_us: int) -> dict[tuple[str, str], float]:
+        """How old the newest record is that the views of an entity rest on, by entity and log."""
+        newest = {
+            log: int(self.state.newest_us[k, list(self.owned)].max(initial=NEVER))
+            for k, log in enumerate(("transactions", "labels"))
+        }
+        views = [("customer", "transactions"), ("terminal", "transactions"), ("terminal", "labels")]
+        return {
+            (entity, log): (now_us - newest[log]) / 1e6
+            for entity, log in views
+            if newest[log] > NEVER
+        }
+
+    def quiet(self, log: int, partition: int, until_us: int) -> None:
+        """Declare a log that is read to its end complete up to a time."""
+        known = self.state.quiet_us
+        known[log, partition] = max(known[log, partition], until_us)
+
+    def freeze(self, partitions: Iterable[int] | None = None) -> list[Frozen]:
+        """Images of what changed since the last time; None: of all owned partitions.
+
+        The rows stay in memory until `flushed`.
+        """
+        return [self._image(p) for p in (sorted(self.owned) if partitions is None else partitions)]
+
+    def _image(self, partition: int) -> Frozen:
+        changed, pinned = self._changed, self._pinned
+        customers = self.customers.in_use(partition)
+        customers = customers[changed["c"][customers]]
+        shares = np.flatnonzero(changed["s"][partition :: self.partitions])
+        shares = shares * self.partitions + partition
+        images = blob.pack_customers(self.state, customers.astype(np.int32))
+        keys = [
+            blob.customer_key(self.namespace, partition, self.customers.token(row))
+            for row in customers.tolist()
+        ]
+        images += blob.pack_shares(self.state, shares.astype(np.int32))
+        keys += [
+            blob.share_key(self.namespace, partition, self.terminals.token(row // self.partitions))
+            for row in shares.tolist()
+        ]
+        for name, rows in (("c", customers), ("s", shares)):
+            changed[name][rows] = False
+            pinned[name][rows] = True
+        before = self.owned[partition]
+        return Frozen(
+            partition, before, self._meta(partition, before),
+            list(zip(keys, images, strict=True)), customers, shares,
+        )  # fmt: skip
+
+    def _meta(self, partition: int, before: Meta) -> Meta:
+        newest, quiet = self.state.newest_us[:, partition], self.state.quiet_us[:, partition]
+        return replace(
+            before,
+            next_offset=(
+                self.next_offset[TRANSACTIONS, partition], self.next_offset[LABELS, partition],
+            ),
+            newest_us=(int(newest[0]), int(newest[1])),
+            quiet_us=(int(quiet[0]), int(quiet[1])),
+        )  # fmt: skip
+
+    def flushed(self, frozen: Frozen) -> None:
+        """Let an image be in Redis: its rows may be given up once they are not used."""
+        self.owned[frozen.partition] = frozen.after
+        self._pinned["c"][frozen.customers] = False
+        self._pinned["s"][frozen.shares] = False
+
+    def thaw(self, frozen: Frozen) -> None:
+        """Forget an image that was not flushed: what changed is still to be written."""
+        if self.owned.get(frozen.partition) is frozen.before:
+            for name, rows in (("c", frozen.customers), ("s", frozen.shares)):
+                self._changed[name][rows] = True
+                self._pinned[name][rows] = False
+
+    def _make_room(self, table: Table, kind: str, width: int, wanted: int) -> None:
+        if table.free >= wanted:
+            return
+        held = self._changed[kind] | self._pinned[kind]
+        may_go: Flags = ~np.logical_or.reduce(held.reshape(-1, width), axis=1)
+        gone = table.evict(may_go, wanted - table.free)
+        if kind == "c":
+            self.state.forget_customers(gone.astype(np.int32))
+        else:
+            shares = gone[:, np.newaxis] * width + np.arange(width)
+            self.state.forget_shares(shares.ravel().astype(np.int32))

@@ -1,0 +1,79 @@
+"""What Redis says of a partition's state: who owns it, and up to where the logs are in it.
+
+One small JSON value a partition, written together with the state and compared before every write,
+so that a former owner can write nothing. A value that cannot be read counts as missing: the state
+is built anew from the logs. Pure.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
+from features.state import LABELS, NEVER, TRANSACTIONS
+
+Pair = tuple[int, int]
+"""Of the transactions log, then of the labels log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """How far a partition's state is, and whose.
+
+    `next_offset` is the first record of each log that is not in it. `newest_us` is the running
+    maximum of each log's own times, `quiet_us` up to when it was declared complete (see
+    `features.state`). `epoch` rises with every owner. `source` names the consumer group and the
+    topic whose logs are in it, once a worker owned it.
+    """
+
+    partitions: int
+    epoch: int = 0
+    owner: str = ""
+    released: bool = True
+    next_offset: Pair = (0, 0)
+    newest_us: Pair = (NEVER, NEVER)
+    quiet_us: Pair = (NEVER, NEVER)
+    source: str = ""
+
+    @classmethod
+    def parse(cls, value: bytes | None) -> Self | None:
+        """The inverse of `encode`; None for what is none."""
+        if value is None:
+            return None
+        try:
+            fields = json.loads(value)
+            pairs = {name: _pair(fields[name]) for name in ("next_offset", "newest_us", "quiet_us")}
+            return cls(
+                int(fields["partitions"]),
+                int(fields["epoch"]),
+                str(fields["owner"]),
+                bool(fields["released"]),
+                **pairs,
+                source=str(fields["source"]),
+            )
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def encode(self) -> bytes:
+        """As it lies in Redis."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    def owned_by(self, owner: str, source: str = "") -> Self:
+        """The same state under a new owner."""
+        return replace(self, source=source, epoch=self.epoch + 1, owner=owner, released=False)
+
+    def watermarks(self, lateness_us: int) -> Pair:
+        """Up to when all records of each log are in the state."""
+        marks = [
+            max(n - lateness_us, q) for n, q in zip(self.newest_us, self.quiet_us, strict=True)
+        ]
+        return marks[TRANSACTIONS], marks[LABELS]
+
+
+def namespace(contract_id: str, name: str) -> str:
+    """What stands in front of every key of one deployment's state."""
+    return f"{contract_id}.{name}" if name else contract_id
+
+
+def _pair(value: list[int]) -> Pair:
+    first, second = value
+    return int(first), int(second)

@@ -1,0 +1,280 @@
+"""Owning the state of partitions: claim, flush after the commit, release.
+
+Kafka's committed offsets decide; Redis may lag behind them, never run ahead. A claim raises the
+partition's epoch in Redis and says where each log is to be read from: where the state there ends,
+so that records that were answered but not flushed make state again, silently. A flush writes what
+changed together with the offsets that it stands for, once these are committed, and only if Redis
+still holds what this owner wrote last. A release flushes and says that nobody owns the partition.
+Where Redis has lost a partition's state, or is ahead of Kafka, it is built anew from the oldest
+records; older state than was written last is gone on from. A partition whose state another has
+claimed is a StateError: the worker stops.
+`lock` is held by whoever works on the live state.
+"""
+
+import asyncio
+import concurrent.futures
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from app.backoff import Backoff
+from app.errors import ConfigError, Unavailable
+from app.ledger import Position
+from app.live import Frozen, Live, StateError
+from app.meta import Meta, Pair
+from app.metrics import Metrics
+from app.ports import Clock, Commits, StateStore
+from features.blob import meta_key
+
+log = structlog.get_logger("riskwire.state")
+CLAIM_S = 5.0
+RELEASE_S = 1.5
+
+
+class Ownership:
+    """Keeps the partitions' state between the live one and Redis; implements `StateOwner`."""
+
+    def __init__(
+        self,
+        live: Live,
+        store: StateStore,
+        topics: tuple[str, str],
+        worker_id: str,
+        source: str,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        flush_s: float,
+        declares_quiet: bool,
+    ) -> None:
+        """`topics` are transactions and labels; `source` is what `Meta` calls so.
+
+        `declares_quiet` lets the clock end a quiet log.
+        """
+        self._source = source
+        self.live, self._store, self.topics, self._worker_id = live, store, topics, worker_id
+        self._metrics, self._clock, self._flush_s = metrics, clock, flush_s
+        self._declares_quiet = declares_quiet
+        self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
+        self.backoff = Backoff()
+        self._moving: set[int] = set()
+        self._unmoved: dict[tuple[int, int], tuple[int, int]] = {}
+        self._commits: Commits | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, commits: Commits) -> None:
+        """See `StateOwner.start`: flushes now and then from now on."""
+        self._commits, self._loop = commits, asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._flush_now_and_then())
+
+    async def close(self) -> None:
+        """Stop flushing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def check(self) -> None:
+        """Raise what ended the flushing."""
+        if self.has_ended and self._task is not None:
+            self._task.result()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the flushing ended by itself, which only a fault does."""
+        return self._task is not None and self._task.done() and not self._task.cancelled()
+
+    def claim(
+        self, partitions: Sequence[int], committed: Mapping[Position, int]
+    ) -> Mapping[Position, int] | None:
+        """See `StateOwner.claim`; on the consumer's thread."""
+        self._moving |= set(partitions)  # a flush that waits for a commit of before gives up
+        starts: Mapping[Position, int] | None
+        starts = self._wait(self._claim(partitions, committed), CLAIM_S)
+        return starts
+
+    def release(self, partitions: Sequence[int], *, lost: bool) -> None:
+        """See `StateOwner.release`; on the consumer's thread."""
+        if not partitions:
+            return
+        self._moving |= set(partitions)
+        timeout_s = 0.0 if lost else RELEASE_S  # who only forgets is not waited for
+        self._wait(self._release(partitions, lost=lost), timeout_s, go_on=True)
+
+    def _wait(
+        self, work: Coroutine[Any, Any, Any], timeout_s: float, *, go_on: bool = False
+    ) -> Any:
+        assert self._loop is not None, "start comes first"  # noqa: S101 -- our own order of calls
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_s)
+        except (concurrent.futures.TimeoutError, Unavailable) as error:
+            if not go_on:
+                future.cancel()
+            if timeout_s:
+                log.warning("the state waits", error=str(error) or "busy")
+            return None
+
+    async def _claim(
+        self, partitions: Sequence[int], committed: Mapping[Position, int]
+    ) -> dict[Position, int] | None:
+        async with self._writing, self.lock:
+            starts: dict[Position, int] = {}
+            for partition in partitions:
+                at = [committed.get((topic, partition), -1) for topic in self.topics]
+                meta = await self._claim_one(partition, (at[0], at[1]))
+                if meta is None:
+                    return None
+                silent_until = (max(at[0], 0), max(at[1], 0))
+                self.live.adopt(partition, meta, silent_until)
+                for topic, offset in zip(self.topics, meta.next_offset, strict=True):
+                    starts[topic, partition] = offset
+            self._moving -= set(partitions)
+            return starts
+
+    async def _claim_one(self, partition: int, committed: Pair) -> Meta | None:
+        key = meta_key(self.live.namespace, partition)
+        [value] = await self._store.fetch([key])
+        found = Meta.parse(value)
+        ahead = found is not None and any(
+            0 <= c < offset for c, offset in zip(committed, found.next_offset, strict=True)
+        )
+        if found is None or ahead:
+            if max(committed) > 0:
+                log.warning(
+                    "the state is built anew from the oldest records",
+                    partition=partition,
+                    reason="Redis is ahead of Kafka" if ahead else "Redis has none",
+                )
+            # What nobody can read comes first: no reader may meet half of what is deleted.
+            if value is not None and not await self._store.flush(key, value, b"deleting", []):
+                return None
+            await self._store.delete(key.removesuffix(b"meta"))
+            epoch, value = (found.epoch if found else 0), None
+            found = Meta(self.live.partitions, epoch)
+        if found.source not in ("", self._source):
+            raise ConfigError(
+                f"the state of partition {partition} in Redis is that of {found.source}, but this"
+                f" worker is of {self._source}: give it another RISKWIRE_STATE_NAMESPACE"
+            )
+        mine = found.owned_by(self._worker_id, self._source)
+        return mine if await self._store.flush(key, value, mine.encode(), []) else None
+
+    async def _release(self, partitions: Sequence[int], *, lost: bool) -> None:
+        async with self._writing:
+            async with self.lock:
+                held = [] if lost else [p for p in partitions if self._is_committed(p)]
+                images = self.live.freeze(held)
+            for image in images:
+                await self._write(replace(image, after=replace(image.after, released=True)))
+            async with self.lock:
+                self.live.drop(partitions)
+                self._moving -= set(partitions)
+
+    def _is_committed(self, partition: int) -> bool:
+        if partition not in self.live.owned or self._commits is None:
+            return False
+        return all(
+            self.live.next_offset[log_, partition]
+            <= max(self._commits.committed((topic, partition)), 0)
+            or self.live.next_offset[log_, partition]
+            == self.live.owned[partition].next_offset[log_]
+            for log_, topic in enumerate(self.topics)
+        )
+
+    async def _flush_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._flush_s)
+            if self._declares_quiet:
+                self._declare_quiet()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what changed, once the offsets that it stands for are committed."""
+        async with self._writing:
+            async with self.lock:
+                images = self.live.freeze()
+            offsets = {
+                (topic, image.partition): image.after.next_offset[log_]
+                for image in images
+                for log_, topic in enumerate(self.topics)
+                if image.after.next_offset[log_] != image.before.next_offset[log_]
+            }
+
+            def still() -> bool:
+                return all(self._is_current(image) for image in images)
+
+            began = time.perf_counter()
+            if await self._must_commits().confirmed(offsets, still):
+                for image in images:
+                    if image.before != image.after:
+                        await self._write(image)
+            self._metrics.flushed(
+                time.perf_counter() - began, sum(len(image.pairs) for image in images)
+            )
+            async with self.lock:
+                for image in images:
+                    self.live.thaw(image)
+
+    async def make_room(self) -> None:
+        """Flush for a caller that holds `lock`; other work may come between."""
+        self.lock.release()
+        try:
+            await self.flush()
+        finally:
+            await self.lock.acquire()
+
+    def _is_current(self, image: Frozen) -> bool:
+        owned = self.live.owned.get(image.partition) is image.before
+        return owned and not self._moving
+
+    async def _write(self, image: Frozen) -> None:
+        guard = meta_key(self.live.namespace, image.partition)
+        before, after = image.before.encode(), image.after.encode()
+
+        async def write(_: None) -> bool:
+            if await self._store.flush(guard, before, after, image.pairs):
+                return True
+            # A write whose answer was lost may have been done all the same.
+            return await self._store.fetch([guard]) == [after]
+
+        if await self.backoff.until_available("Redis", write, None):
+            self.live.flushed(image)
+        elif self._is_current(image):
+            await self._look_again(image, guard)
+
+    async def _look_again(self, image: Frozen, guard: bytes) -> None:
+        """Redis holds something else than was written last: stop, or claim everything again."""
+        [value] = await self.backoff.until_available("Redis", self._store.fetch, [guard])
+        found = Meta.parse(value)
+        if found is not None and found.epoch > image.after.epoch:
+            raise StateError(
+                f"the state of partition {image.partition} belongs to {found.owner!r} now; this"
+                " worker stops and starts anew"
+            )
+        log.warning(
+            "Redis has lost what was written; the state is claimed again",
+            partition=image.partition,
+            found="older state" if found else "none",
+        )
+        self._must_commits().go_back()
+
+    def _declare_quiet(self) -> None:
+        """Let the clock end logs that were read to their end and have been quiet since."""
+        now_us, ends = self._clock(), self._must_commits().at_end()
+        for (log_, partition), offset in self.live.next_offset.items():
+            last, since_us = self._unmoved.get((log_, partition), (-1, 0))
+            if last != offset:
+                self._unmoved[log_, partition] = (offset, now_us)
+            elif (self.topics[log_], partition) in ends:
+                lateness_us = self.live.timing.lateness_us
+                if now_us - since_us >= lateness_us and partition in self.live.owned:
+                    self.live.quiet(log_, partition, now_us - lateness_us)
+
+    def _must_commits(self) -> Commits:
+        assert self._commits is not None, "start comes first"  # noqa: S101 -- our own order
+        return self._commits
