@@ -275,6 +275,9 @@ def _replay(
 @contextmanager
 def _train_extra() -> Iterator[None]:
     """Say which extra is missing where an import of it fails."""
+    from app.adapters.openmp import provide
+
+    provide()
     try:
         yield
     except ModuleNotFoundError as error:

@@ -9,6 +9,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from app.adapters.openmp import provide
+
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 NOT_HERE = "is not to be had on this machine"
 SERVERS = pytest.StashKey[dict[str, str]]()
@@ -16,6 +18,7 @@ SERVERS = pytest.StashKey[dict[str, str]]()
 # No deadline: a slow example on a shared machine is no defect.
 settings.register_profile("riskwire", deadline=None)
 settings.load_profile("riskwire")
+provide()
 
 
 def left_out(config: pytest.Config, what: str, why: str) -> BaseException:
