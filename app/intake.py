@@ -103,7 +103,7 @@ class Intake:
         """
         self.go_back()
         # An asyncio.Event would not do: it is the thread that sees to it.
-        while (self._rewind.is_set() or self._going_back) and not self._ended:  # noqa: ASYNC110 -- see above
+        while self._is_going_back and not self._ended:  # noqa: ASYNC110 -- see above
             await asyncio.sleep(_REWIND_POLL_S)
 
     def hold(self, logs: set[Position]) -> None:
@@ -130,6 +130,10 @@ class Intake:
     def go_back(self) -> None:
         """See `Commits.go_back`."""
         self._rewind.set()
+
+    @property
+    def _is_going_back(self) -> bool:
+        return self._rewind.is_set() or self._going_back
 
     @property
     def has_ended(self) -> bool:
