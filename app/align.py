@@ -6,7 +6,8 @@ and every partition's outcomes past t - skew (`features.state` has these waterma
 waits counts as read for the others: later ones of its log cannot be older, but for the lateness.
 So the earliest transaction always moves. Outcomes go on until they are a delay ahead of the
 earliest transaction, never behind held transactions: farther, and shares would drop what windows
-still reach. For replays at full speed, where one partition may be days ahead of another. Pure.
+still reach. For replays at full speed, where one partition may be days ahead of another, by one
+worker that owns all of them. Pure.
 """
 
 from collections import deque
@@ -28,13 +29,12 @@ class _Waiting:
 
 
 class Alignment:
-    """What waits, by log and partition; `copies` are the watermarks of partitions not owned."""
+    """What waits, by log and partition."""
 
     def __init__(self, live: Live, is_current: Callable[[RecordBatch], bool]) -> None:
         """`is_current` tells records that were given up or go to be read again from others."""
         self._live, self._is_current = live, is_current
         self._queues: dict[tuple[int, int], deque[_Waiting]] = {}
-        self.copies: dict[int, tuple[int, int]] = {}
 
     def add(self, log: int, records: RecordBatch, times_us: Int64s) -> None:
         """Let records wait; `times_us` int64 (n,) are their own times, NEVER for what is none."""
@@ -47,8 +47,7 @@ class Alignment:
         """The next records that may go on, of one partition; None where all must wait."""
         self._drop_stale()
         self._hold_heads()
-        marks = self._marks()
-        limits = self._limits(marks)
+        limits = self._limits(self._live.state.watermarks())
         for (log, partition), queue in sorted(self._queues.items(), reverse=True):  # labels first
             head = queue[0]
             late = np.flatnonzero(head.times_us >= limits[log][partition])
@@ -76,12 +75,6 @@ class Alignment:
         held = self._live.state.held_us
         for (log, partition), queue in self._queues.items():
             held[log, partition] = max(held[log, partition], int(queue[0].times_us[0]))
-
-    def _marks(self) -> Int64s:
-        marks = self._live.state.watermarks()
-        for partition, pair in self.copies.items():
-            marks[:, partition] = pair
-        return marks
 
     def _limits(self, marks: Int64s) -> tuple[Int64s, Int64s]:
         """Each partition's first time that must wait, of transactions and of labels."""

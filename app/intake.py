@@ -2,9 +2,9 @@
 
 Only this thread touches the `Source`. A bounded number of batches waits for the pipeline; when it
 is full, partitions are paused and polling goes on, so that heartbeats and rebalances are never
-late. Partitions that were assigned are paused until their state is owned, and then read from where
-that state ends. On revoke it waits for what is in hand, commits it and lets go. Errors end the
-thread and reach `get`.
+late. Of partitions that were assigned nothing is handed out until their state is owned; then they
+are read from where that state ends. On revoke it waits for what is in hand, commits it and lets go.
+Errors end the thread and reach `get`.
 """
 
 import asyncio
@@ -184,14 +184,14 @@ class Intake:
         batches = source.poll(self.policy.records_max, _WAIT_MS, linger_ms)
         if batches:
             self.policy.closed(sum(map(len, batches)), linger_ms, batches[0].polled_us)
-        self._hold(self._claimed_only(batches))
+        self._hold(batches)
         while self._held and not self._stop.is_set() and not self._rewind.is_set():
             self._hand_over(source)
         self._commit(source, quiet=not batches)
 
     def _hold(self, batches: Sequence[RecordBatch]) -> None:
         generation = self.ledger.generation
-        for batch in batches:
+        for batch in self._claimed_only(batches):
             self._held.append(dataclasses.replace(batch, generation=generation))
             for p, offset in next_offsets(batch).items():
                 self._position[batch.topic, p] = offset
@@ -226,7 +226,7 @@ class Intake:
         paused = source.assignment()
         source.pause(list(paused))
         while not self._slots.acquire(timeout=0):
-            self._hold(self._claimed_only(source.poll(1, _FULL_MS, 0)))
+            self._hold(source.poll(1, _FULL_MS, 0))
             self._commit(source, quiet=False)
             if new := source.assignment() - paused:
                 source.pause(list(new))
@@ -252,7 +252,7 @@ class Intake:
     def _claim(self, source: Source) -> None:
         """Own the state of new partitions and read on from where it ends, unless it cannot be yet.
 
-        Meanwhile they are paused, and all others go on.
+        Where they must wait they are paused, and all others go on.
         """
         wanted = sorted(self._unclaimed & source.assignment())
         try:

@@ -135,24 +135,20 @@ class Live:
         )
         shares = self._shares(transactions.strings("terminal_id"))
         load = self._to_load(shares, transactions.event_time_us, now_us)
-        keys = [
-            blob.customer_key(self.namespace, self.customers.group(row), self.customers.token(row))
-            for row in new.tolist()
-        ]
-        return self._pending(customers, shares, new, load, keys)
+        return self._pending(customers, shares, new, load)
 
     def lookup_labels(self, labels: Labels) -> Pending:
         """Find the shares that labels belong to."""
+        self._make_room(self.terminals, "s", self.partitions, len(labels))
         shares = self._shares(labels.terminals)
         own = shares[np.arange(len(labels)), labels.partition]
         load = np.unique(own[~self._loaded[own]]).astype(np.int64)
         nobody = np.empty(0, np.int32)
-        return self._pending(nobody, shares, nobody, load, [])
+        return self._pending(nobody, shares, nobody, load)
 
     def _shares(self, tokens: Ragged) -> Int32s:
-        n, p = len(tokens), self.partitions
-        self._make_room(self.terminals, "s", p, n)
-        terminals, new = self.terminals.rows(tokens, np.zeros(n, np.int32))
+        p = self.partitions
+        terminals, new = self.terminals.rows(tokens, np.zeros(len(tokens), np.int32))
         for row in new.tolist():
             self._loaded[row * p : (row + 1) * p] = False
             self._read_us[row * p : (row + 1) * p] = 0
@@ -173,17 +169,24 @@ class Live:
         self._read_us[load] = now_us
         return load
 
-    def _pending(
-        self, customers: Int32s, shares: Int32s, new: Int32s, load: Int64s, keys: list[bytes]
-    ) -> Pending:
-        p = self.partitions
-        keys += [
-            blob.share_key(self.namespace, row % p, self.terminals.token(row // p))
-            for row in load.tolist()
+    def _pending(self, customers: Int32s, shares: Int32s, new: Int32s, load: Int64s) -> Pending:
+        others = sorted({row % self.partitions for row in load.tolist()} - self.owned.keys())
+        keys = [
+            *self._keys(new, load),
+            *(blob.meta_key(self.namespace, partition) for partition in others),
         ]
-        others = sorted({row % p for row in load.tolist()} - self.owned.keys())
-        keys += [blob.meta_key(self.namespace, q) for q in others]
         return Pending(customers, shares, new, load, tuple(others), keys)
+
+    def _keys(self, customers: Int32s | Int64s, shares: Int64s) -> list[bytes]:
+        """The keys of these rows: customers, then shares."""
+        space, people, places, p = self.namespace, self.customers, self.terminals, self.partitions
+        return [
+            *(
+                blob.customer_key(space, people.group(row), people.token(row))
+                for row in customers.tolist()
+            ),
+            *(blob.share_key(space, row % p, places.token(row // p)) for row in shares.tolist()),
+        ]
 
     def take(self, pending: Pending, blobs: Sequence[bytes | None]) -> None:
         """Let the state have what Redis answered to `pending.keys`."""
@@ -216,7 +219,6 @@ class Live:
             self.state, shares, labels.partition, labels.event_time_us, labels.known_at_us,
             labels.tag, labels.fraud,
         )  # fmt: skip
-        self._changed["s"][shares[labels.fraud > 0]] = True
         self._changed["s"][shares[self.state.f_count[shares] > 0]] = True
 
     def applied(self, log: int, next_offset: dict[int, int]) -> None:
@@ -267,15 +269,10 @@ class Live:
         customers = customers[changed["c"][customers]]
         shares = np.flatnonzero(changed["s"][partition :: self.partitions])
         shares = shares * self.partitions + partition
-        images = blob.pack_customers(self.state, customers.astype(np.int32))
-        keys = [
-            blob.customer_key(self.namespace, partition, self.customers.token(row))
-            for row in customers.tolist()
-        ]
-        images += blob.pack_shares(self.state, shares.astype(np.int32))
-        keys += [
-            blob.share_key(self.namespace, partition, self.terminals.token(row // self.partitions))
-            for row in shares.tolist()
+        keys = self._keys(customers, shares)
+        images = [
+            *blob.pack_customers(self.state, customers.astype(np.int32)),
+            *blob.pack_shares(self.state, shares.astype(np.int32)),
         ]
         for name, rows in (("c", customers), ("s", shares)):
             changed[name][rows] = False

@@ -236,21 +236,21 @@ class Ownership:
         guard = meta_key(self.live.namespace, image.partition)
         before, after = image.before.encode(), image.after.encode()
 
-        async def write(_: None) -> bool:
+        async def write(_: None) -> bytes | None:
             if await self._store.flush(guard, before, after, image.pairs):
-                return True
+                return after
             # A write whose answer was lost may have been done all the same.
-            return await self._store.fetch([guard]) == [after]
+            [value] = await self._store.fetch([guard])
+            return value
 
-        if await self.backoff.until_available("Redis", write, None):
+        value = await self.backoff.until_available("Redis", write, None)
+        if value == after:
             self.live.flushed(image)
         elif self._is_current(image):
-            await self._look_again(image, guard)
+            self._not_ours(image, Meta.parse(value))
 
-    async def _look_again(self, image: Frozen, guard: bytes) -> None:
+    def _not_ours(self, image: Frozen, found: Meta | None) -> None:
         """Redis holds something else than was written last: stop, or claim everything again."""
-        [value] = await self.backoff.until_available("Redis", self._store.fetch, [guard])
-        found = Meta.parse(value)
         if found is not None and found.epoch > image.after.epoch:
             raise StateError(
                 f"the state of partition {image.partition} belongs to {found.owner!r} now; this"
