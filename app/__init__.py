@@ -2,7 +2,7 @@
 
 The way of a micro-batch, one pure file a stage; `pipeline` shows all of it on one screen:
 
-    decode   bytes → columns, and rejects             (avro_plan, decode_twin, currencies)
+    decode   bytes → columns, and rejects             (writers, avro_plan, decode_twin, currencies)
     enrich   columns + live state → feature matrix    (live, entities; the kernel is in features/)
     score    matrix → probabilities, by the model behind a port
     decide   probabilities → decisions, and reasons for the alerts

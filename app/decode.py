@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from app.avro_plan import SLOTS, Writers
+from app.avro_plan import SLOTS
 from app.currencies import TABLE
 from app.decode_twin import (
     AMOUNT_MINOR_MAX,
@@ -34,6 +34,7 @@ from app.decode_twin import (
 )
 from app.errors import RejectCode
 from app.records import STRING_FIELDS, Int8s, Ragged, RecordBatch, Reject, Transactions
+from app.writers import Writers
 
 __all__ = ["Decoded", "Limits", "Writers", "decode"]
 

@@ -19,7 +19,7 @@ import fastavro
 import numpy as np
 from fastavro.read import SchemaResolutionError
 
-from app.avro_plan import CONFLUENT, ENUM_FIELD, SINGLE_OBJECT, Writers, WriterSchema
+from app.avro_plan import ENUM_FIELD
 from app.currencies import CODES
 from app.errors import RejectCode
 from app.records import (
@@ -31,6 +31,7 @@ from app.records import (
     Transactions,
     unpack_headers,
 )
+from app.writers import CONFLUENT, SINGLE_OBJECT, Writers, WriterSchema
 from schemas import SINGLE_OBJECT_MAGIC
 
 ID_BYTES_MAX = 64

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import schemas
-from app.avro_plan import Writers, compile_plan
+from app.avro_plan import compile_plan
 from app.decode_twin import (
     EVENT_TIME_MIN_US,
     FUTURE_US_MAX,
@@ -30,6 +30,7 @@ from app.decode_twin import (
 )
 from app.errors import RejectCode
 from app.records import Bytes, Int8s, Int32s, Int64s, Ragged, RecordBatch, Reject
+from app.writers import Writers
 from features.compiled import compiled
 from features.xxh64 import hash_bytes
 

@@ -43,6 +43,17 @@ def parse(text: str, name: str = "") -> Schema:
     return Schema(name, text, parsed, int.from_bytes(bytes.fromhex(digest), "little"))
 
 
+def without_logical_types(text: str) -> Any:
+    """Parse a schema so that fastavro leaves times and the like as the numbers that they are."""
+
+    def strip(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: strip(part) for name, part in node.items() if name != "logicalType"}
+        return [strip(part) for part in node] if isinstance(node, list) else node
+
+    return parse(json.dumps(strip(json.loads(text)))).parsed
+
+
 @functools.cache
 def load(name: str) -> Schema:
     """Load one of NAMES from package data; raises FileNotFoundError for another name."""

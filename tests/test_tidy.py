@@ -35,6 +35,7 @@ PURE_STAGES = (
     "meta",
     "records",
     "score",
+    "writers",
 )
 PURE = [ROOT / "app" / f"{name}.py" for name in PURE_STAGES] + [
     path for path in MODULES if path.relative_to(ROOT).parts[0] in {"features", "schemas"}

@@ -7,7 +7,6 @@ or it does not and the fields are None.
 """
 
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -160,7 +159,7 @@ class Decoder:
         """`by_id` gives the text of a registry's schema; it is asked once for each id."""
         schema = schemas.load(name)
         self._own = schema.single_object_header
-        self._reader = _without_logical_types(schema.text)
+        self._reader = schemas.without_logical_types(schema.text)
         self._by_id = by_id
         self._writers: dict[int, Any] = {}
 
@@ -178,7 +177,7 @@ class Decoder:
     def _writer(self, schema_id: int) -> Any:
         if schema_id not in self._writers:
             text = self._by_id(schema_id)
-            self._writers[schema_id] = None if text is None else _without_logical_types(text)
+            self._writers[schema_id] = None if text is None else schemas.without_logical_types(text)
         return self._writers[schema_id]
 
     def _read(self, value: bytes, start: int, writer: Any) -> Fields | None:
@@ -187,14 +186,3 @@ class Decoder:
         except Exception:  # noqa: BLE001 -- fastavro raises many kinds on foreign bytes
             return None
         return read if isinstance(read, dict) else None
-
-
-def _without_logical_types(text: str) -> Any:
-    """Parse a schema so that times are read as the microseconds that they are."""
-
-    def strip(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {name: strip(part) for name, part in node.items() if name != "logicalType"}
-        return [strip(part) for part in node] if isinstance(node, list) else node
-
-    return fastavro.parse_schema(strip(json.loads(text)))

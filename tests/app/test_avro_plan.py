@@ -10,10 +10,12 @@ import pytest
 
 import schemas
 from app import avro_plan
-from app.avro_plan import SLOW, UNKNOWN, Op, PlanGap, Writers, compile_plan
+from app import writers as writers_module
+from app.avro_plan import Op, PlanGap, compile_plan
 from app.decode import decode
 from app.decode_twin import decode as twin
 from app.errors import ConfigError, RejectCode, SchemaError
+from app.writers import SLOW, UNKNOWN, Writers
 from tests.strategies import (
     DEEP,
     DEEP_ONE,
@@ -277,13 +279,13 @@ def test_plans_lie_behind_each_other() -> None:
 def test_marks_are_bounded_and_cleared() -> None:
     """Unknown ids are kept up to a bound, oldest first out; a schema that comes late clears one."""
     writers = Writers()
-    for schema_id in range(avro_plan.UNKNOWN_IDS_MAX + 5):
+    for schema_id in range(writers_module.UNKNOWN_IDS_MAX + 5):
         writers.mark_unknown(schema_id)
-    assert len(writers.program.ids) == avro_plan.UNKNOWN_IDS_MAX
+    assert len(writers.program.ids) == writers_module.UNKNOWN_IDS_MAX
     assert writers.program.ids[0] == 5
     with pytest.raises(KeyError):
-        writers.find(avro_plan.CONFLUENT, 4)
-    assert writers.find(avro_plan.CONFLUENT, 5) is None
+        writers.find(writers_module.CONFLUENT, 4)
+    assert writers.find(writers_module.CONFLUENT, 5) is None
     writers.add_id(5, DEEP)
     writers.add_id(6, SCHEMA.text)
     assert writers.program.id_bases[:3].tolist()[::2] == [SLOW, UNKNOWN]

@@ -13,7 +13,6 @@ from rich.console import Console
 
 import schemas
 from app import decode
-from app.avro_plan import Writers
 from app.bench import stages, throughput
 from app.bench.lanes import hand_loop
 from app.bench.lanes.lane import Meter, task
@@ -22,6 +21,7 @@ from app.bench.throughput import Result, run
 from app.demo import traffic
 from app.demo.traffic import HISTORY_DAYS, encoded
 from app.errors import ConfigError, Unavailable
+from app.writers import Writers
 from features.contract import DAY_US
 from tests.app.builders import T0, record_batch
 from tests.strategies import LIMITS

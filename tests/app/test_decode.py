@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import schemas
 from app import avro_plan, decode_twin
 from app import decode as loop
+from app import writers as writers_module
 from app.decode import Limits, Writers
 from app.errors import RejectCode
 from app.records import STRING_FIELDS, Ragged, Reject
@@ -198,9 +199,9 @@ def test_the_loops_numbers_are_those_of_other_files() -> None:
     for place, code in enumerate(RejectCode):
         assert loop.CODES[place] is code
         assert code is RejectCode.UNDECODABLE or getattr(loop, code.name) == place
-    framings = avro_plan.CONFLUENT, avro_plan.SINGLE_OBJECT
+    framings = writers_module.CONFLUENT, writers_module.SINGLE_OBJECT
     assert framings == (loop.CONFLUENT, loop.SINGLE_OBJECT)
-    assert (loop.SLOW, loop.UNKNOWN_BASE) == (avro_plan.SLOW, avro_plan.UNKNOWN)
+    assert (loop.SLOW, loop.UNKNOWN_BASE) == (writers_module.SLOW, writers_module.UNKNOWN)
     longs = {"event_time": loop.EVENT_TIME, "amount_minor": loop.AMOUNT}
     assert (longs, loop.CHANNEL_SLOT) == (avro_plan.LONG_SLOTS, avro_plan.CHANNEL_SLOT)
     names = [
@@ -284,7 +285,7 @@ def test_schemas_beyond_the_loop_keep_their_place() -> None:
     """Rows that only the twin reads stand between the others in the records' order."""
     writers = Writers()
     writers.add_id(7, DEEP)
-    assert avro_plan.SLOW in writers.program.id_bases
+    assert writers_module.SLOW in writers.program.id_bases
     deep, fast = confluent(pieces() + DEEP_ONE, 7), single_object(pieces())
     records = batch([deep, fast, b"", deep[:-1], fast, deep])
     by_loop = loop.decode(records, writers, LIMITS)

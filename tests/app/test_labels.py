@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import schemas
 from app import decode_twin, labels
-from app.avro_plan import LABEL_KINDS, SLOW, Writers
+from app.avro_plan import LABEL_KINDS
 from app.decode_twin import Limits
 from app.errors import RejectCode, SchemaError
 from app.labels import SCHEMA, DecodedLabels, Labels, decode_labels, decode_plainly, label_writers
 from app.records import Ragged, RecordBatch, Reject
+from app.writers import SLOW, Writers
 from tests.strategies import (
     LIMITS,
     NESTED,

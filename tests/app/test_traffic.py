@@ -14,7 +14,6 @@ from app import decode, decode_twin
 from app.adapters.follow import Follower
 from app.adapters.mock_cluster import PRODUCE_REQUEST, MockCluster
 from app.adapters.traffic import Sent, send
-from app.avro_plan import Writers
 from app.config import load_settings
 from app.demo import traffic
 from app.demo.traffic import (
@@ -32,6 +31,7 @@ from app.errors import BrokerUnavailable, RejectCode
 from app.partitioner import partition_of
 from app.pipeline import Decode
 from app.records import RecordBatch
+from app.writers import Writers
 from models.handbook import DAY_US, Payments, World, simulate
 from tests.app.builders import record_batch
 from tests.app.test_follow import drained
