@@ -9,7 +9,6 @@ else the first difference is shown and the exit status is 1. Scores are measured
 measures offline ones. Needs Java 17 and Maven, or a Kafka named by RISKWIRE_TEST_BOOTSTRAP.
 """
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from rich.console import Console
 import schemas
 from app.adapters.admin import fill
 from app.adapters.scores import Scores, ScoresReader
-from app.adapters.topics import apply_topics
+from app.adapters.topics import apply_topics, lag
 from app.config import Settings, load_settings
 from app.demo.cluster import pick_kafka, redis_server
 from app.demo.process import free_ports
@@ -33,7 +32,7 @@ from app.demo.worker import WorkerProcess
 from app.encode import encode_long, encode_string
 from app.errors import RiskwireError, Unavailable
 from app.evaluate_cli import publish
-from features.contract import NAMES, REPLAY, contract_id
+from features.contract import DAY_US, REPLAY
 from features.xxh64 import vector_hash
 from models.evaluate import Data, judge, judged, prepare
 from models.explain import to_npz
@@ -41,15 +40,16 @@ from models.explain_onnx import explainer_of
 from models.fit import Family, fit
 from models.fit import Scores as OfflineScores
 from models.handbook import Payments, World
-from models.manifest import Artefact, Golden, Manifest, Thresholds, write
+from models.manifest import Thresholds, described, write
 from models.protocol import FOLDS, Fold, between
 from models.threshold import ByAlerts, Costs, pick
+from models.train import golden
 
 QUIET_S_MAX, STOP_S_MAX = 60.0, 30.0
 POLL_S = 0.2
-KNOWN_AFTER_US = 6 * 86_400_000_000
+KNOWN_AFTER_US = 6 * DAY_US
 CHARGEBACK = 1
-RULE, GOLDEN_ROWS = ByAlerts(100), 16
+RULE = ByAlerts(100)
 ECHO_EVERY_S = 5.0
 
 
@@ -181,40 +181,37 @@ def fold_model(data: Data, family: Family, fold: Fold, settings: Settings) -> ND
     matrix, fraud = data.matrix[rows], data.payments.fraud[rows]
     model = fit(family, matrix, fraud, 0).onnx
     score, reference = OfflineScores(model), np.median(matrix, axis=0)
-    explainer = to_npz(explainer_of(model, reference))
-    choice = pick(score(matrix), fraud, data.payments.amount_minor[rows], len(fold.train), RULE)
-    golden = matrix[:: len(matrix) // GOLDEN_ROWS]
-    manifest = Manifest(
+    found = score(matrix)
+    choice = pick(found, fraud, data.payments.amount_minor[rows], len(fold.train), RULE)
+    artefact = described(
+        model,
+        to_npz(explainer_of(model, reference)),
+        REPLAY,
+        reference=reference,
         name=f"replay-{family}",
         version=f"fold-{fold.number}",
         family=family,
-        sha256=hashlib.sha256(model).hexdigest(),
-        explainer_sha256=hashlib.sha256(explainer).hexdigest(),
-        feature_contract_id=contract_id(REPLAY),
-        lateness_s=REPLAY.lateness_us // 1_000_000,
-        skew_s=REPLAY.skew_us // 1_000_000,
-        features=NAMES,
         thresholds=Thresholds(review=choice.review, decline=choice.decline),
-        reference=tuple(reference.tolist()),
-        golden=Golden(
-            vectors=tuple(tuple(row) for row in golden.tolist()),
-            scores=tuple(score(golden).tolist()),
-        ),
+        golden=golden(matrix, found),
         metrics={},
         training={},
     )
     assert settings.model is not None  # noqa: S101 -- set by the caller
-    write(settings.model, Artefact(manifest, model, explainer))
+    write(settings.model, artefact)
     return score(data.matrix[between(data.day, fold.test)])
 
 
 def send(
     settings: Settings, data: Data, told: NDArray[np.int64], stop_day: int
 ) -> NDArray[np.int64]:
-    """Produce the payments before a day, and the outcomes known by then; how many are sent now."""
+    """Produce the payments before a day, and the outcomes known by then; how many are sent now.
+
+    Of a log that is out of order: those before its first payment of that day.
+    """
     payments = data.payments
-    stop_us = data.world.start_us + stop_day * 86_400_000_000
-    upto = np.searchsorted(payments.event_time_us, (stop_us, stop_us - KNOWN_AFTER_US))
+    stop_us = data.world.start_us + stop_day * DAY_US
+    until_us = np.maximum.accumulate(payments.event_time_us)
+    upto = np.searchsorted(until_us, (stop_us, stop_us - KNOWN_AFTER_US))
     rows = slice(int(told[0]), int(upto[0])), slice(int(told[1]), int(upto[1]))
     ordered = {"enable.idempotence": "true"}
     bootstrap = settings.bootstrap_servers
@@ -271,10 +268,23 @@ def through(
             if now_s - said_s > ECHO_EVERY_S:
                 said_s = now_s
                 console.print(f"  {done:,} scores")
+        _await_commits(settings, worker)
         if worker.finish(STOP_S_MAX):
             raise Unavailable(f"the worker failed at its end:\n{worker.log_end()}")
     finally:
         worker.kill()
+
+
+def _await_commits(settings: Settings, worker: WorkerProcess) -> None:
+    """Wait until nothing would be scored again by the next fold's model."""
+    end_s = time.monotonic() + QUIET_S_MAX
+    while behind := sum(lag(settings, settings.topic("transactions")).values()):
+        if time.monotonic() > end_s:
+            raise Unavailable(
+                f"{behind:,} scored payments are not committed; the end of the worker's log:\n"
+                f"{worker.log_end()}"
+            )
+        time.sleep(POLL_S)
 
 
 def compare(data: Data, heard: Heard, offline: dict[int, NDArray[np.float32]]) -> None:

@@ -157,7 +157,7 @@ def simulate(world: World) -> tuple[Payments, Counts]:
 
 def _draw(world: World) -> Payments:
     """All payments, none marked, in order of time."""
-    profiles, places = _profiles(world)
+    profiles, places = profiles_of(world)
     chunks = [
         _draw_chunk(world, first, profiles[first : first + CHUNK_CUSTOMERS], places)
         for first in range(0, world.customers, CHUNK_CUSTOMERS)
@@ -172,7 +172,7 @@ def _draw(world: World) -> Payments:
     return Payments(event_time_us, customer[order], terminal[order], amount[order], *unmarked)
 
 
-def _profiles(world: World) -> tuple[Float64s, Float64s]:
+def profiles_of(world: World) -> tuple[Float64s, Float64s]:
     """Customers: x, y, mean amount, payments a day, float64 (c, 4). Terminals: x, y, (t, 2)."""
     low, high = zip((0.0, SIDE), (0.0, SIDE), MEAN_AMOUNT, PAYMENTS_A_DAY, strict=True)
     seed = SEEDS_OF_PROFILES * world.seed

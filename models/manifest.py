@@ -7,14 +7,14 @@ the feature contract is the running one is checked where the model is loaded. No
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ModelError
-from features.contract import Timing
+from features.contract import NAMES, Timing, contract_id
 
 MODEL_FILE = "scorer.onnx"
 MANIFEST_FILE = "scorer.json"
@@ -103,6 +103,28 @@ class Artefact(NamedTuple):
     manifest: Manifest
     model: bytes
     explainer: bytes
+
+
+def described(
+    model: bytes,
+    explainer: bytes,
+    timing: Timing,
+    *,
+    reference: NDArray[np.floating],
+    **fields: Any,
+) -> Artefact:
+    """A model on this program's features with its manifest; `fields` are the manifest's others."""
+    manifest = Manifest(
+        sha256=hashlib.sha256(model).hexdigest(),
+        explainer_sha256=hashlib.sha256(explainer).hexdigest(),
+        feature_contract_id=contract_id(timing),
+        lateness_s=timing.lateness_us // 1_000_000,
+        skew_s=timing.skew_us // 1_000_000,
+        features=NAMES,
+        reference=tuple(reference.tolist()),
+        **fields,
+    )
+    return Artefact(manifest, model, explainer)
 
 
 def read(directory: Path | None = None) -> Artefact:

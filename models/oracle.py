@@ -33,7 +33,7 @@ from models.handbook import (
     TERMINALS_A_DAY,
     Payments,
     World,
-    _profiles,
+    profiles_of,
 )
 from models.protocol import DAY_US, DELAY_DAYS, days_of
 
@@ -82,7 +82,7 @@ def scores(world: World, payments: Payments, *, recent_amounts: bool = False) ->
 
 def _densities(world: World, payments: Payments) -> tuple[Float64s, Float64s]:
     """How likely the amount is for its customer as it is, and if it was multiplied."""
-    customers, _ = _profiles(world)
+    customers, _ = profiles_of(world)
     mean = customers[payments.customer, 2]
     amount = payments.amount_minor / 100
     plain = _amount_density(amount, mean)

@@ -9,7 +9,6 @@ of machine. Needs the `train` extra; ModelError where a check fails, ConfigError
 frauds.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from models.explain_onnx import explainer_of
 from models.finetune import SLOWER, family_of, finetune
 from models.fit import Family, Params, Scores, check_export, chosen_params, fit
 from models.labelled import Labelled, Split
-from models.manifest import Artefact, Golden, Manifest, Thresholds
+from models.manifest import Artefact, Golden, Thresholds, described
 from models.threshold import ByAlerts, Choice, Rule, consequences, pick
 
 Float32s = NDArray[np.float32]
@@ -188,24 +187,20 @@ def _described(
     check_batches(scores, np.ascontiguousarray(test[np.random.default_rng(0).permutation(spread)]))
     reference = np.median(data.matrix[data.rows(split.train)], axis=0)
     explainer = _explained(made.model, reference, scores, test[spread])
-    manifest = Manifest(
+    return described(
+        made.model,
+        explainer,
+        LIVE,
+        reference=reference,
         name=made.name,
         version=made.version,
         family=made.family,
-        sha256=hashlib.sha256(made.model).hexdigest(),
-        explainer_sha256=hashlib.sha256(explainer).hexdigest(),
-        feature_contract_id=contract_id(LIVE),
-        lateness_s=LIVE.lateness_us // 1_000_000,
-        skew_s=LIVE.skew_us // 1_000_000,
-        features=NAMES,
         thresholds=Thresholds(review=choice.review, decline=choice.decline),
-        reference=tuple(reference.tolist()),
         golden=golden(test, found),
         metrics=measured,
         training=made.training,
         expected=expected(choice),
     )
-    return Artefact(manifest, made.model, explainer)
 
 
 def expected(choice: Choice) -> dict[str, str | int | float]:

@@ -7,15 +7,18 @@ Where one cannot be had, the tests that want it are left out, loudly (tests/conf
 
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pytest
+from pydantic import SecretStr
 
 from app.adapters.admin import create_topics, delete_topics
+from app.adapters.memory import MemoryStore
+from app.adapters.redis import RedisStore
 from app.demo.cluster import (
     BOOTSTRAP_VARIABLE,
     Kafka,
@@ -26,6 +29,7 @@ from app.demo.cluster import (
 )
 from app.demo.redis_local import RedisServer
 from app.errors import RiskwireError
+from app.ports import StateStore
 from tests.conftest import SERVERS, left_out
 from tests.integration.containers import SomeRedis, docker_answers, docker_kafka, docker_redis
 
@@ -123,3 +127,20 @@ def _first(config: pytest.Config, stack: ExitStack, what: str, ways: Sequence[Wa
             config.stash.setdefault(SERVERS, {})[what] = "; ".join(kinds)
             return server
     raise left_out(config, what, "; ".join(refused))
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    """A store on the server of the tests."""
+    store = RedisStore(SecretStr(redis_url), timeout_ms=2000)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["redis", "memory"])
+def either(request: pytest.FixtureRequest) -> StateStore:
+    """Each implementation of the state store."""
+    if request.param == "memory":
+        return MemoryStore()
+    found: RedisStore = request.getfixturevalue("store")
+    return found

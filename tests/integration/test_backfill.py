@@ -3,7 +3,6 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,23 +38,6 @@ DAYS = 40
 def settings(own_redis: RedisServer) -> Settings:
     """Point at a real Redis of this test's own: its keys are those of the shipped model."""
     return load_settings(redis_url=SecretStr(own_redis.url), partitions=PARTITIONS)
-
-
-@pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[RedisStore]:
-    """A store on the server of the tests."""
-    store = RedisStore(SecretStr(redis_url), timeout_ms=2000)
-    yield store
-    await store.close()
-
-
-@pytest.fixture(params=["redis", "memory"])
-def either(request: pytest.FixtureRequest) -> StateStore:
-    """Each implementation of the state store."""
-    if request.param == "memory":
-        return MemoryStore()
-    found: RedisStore = request.getfixturevalue("store")
-    return found
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 import asyncio
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from redis import Redis
 
-from app.adapters.memory import MemoryStore
 from app.adapters.redis import (
     CHUNK_BYTES_MAX,
     PIPELINE_CHUNKS_MAX,
@@ -20,23 +19,6 @@ from app.adapters.redis import (
 )
 from app.errors import ConfigError, StoreUnavailable
 from app.ports import StateStore
-
-
-@pytest.fixture
-async def store(redis_url: str) -> AsyncIterator[RedisStore]:
-    """A store on the server of the tests."""
-    store = RedisStore(SecretStr(redis_url), timeout_ms=2000)
-    yield store
-    await store.close()
-
-
-@pytest.fixture(params=["redis", "memory"])
-def either(request: pytest.FixtureRequest) -> StateStore:
-    """Each implementation of the state store."""
-    if request.param == "memory":
-        return MemoryStore()
-    found: RedisStore = request.getfixturevalue("store")
-    return found
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def test_a_terminal_is_held_bad_for_its_28_days() -> None:
         WORLD.start_us + days * DAY_US + DAY_US // 2,
         customer,
         np.zeros(len(days), np.int32),
-        np.rint(100 * handbook._profiles(world)[0][customer, 2]).astype(np.int64),
+        np.rint(100 * handbook.profiles_of(world)[0][customer, 2]).astype(np.int64),
         (days < 30).astype(np.int8),
         np.zeros(len(days), np.int8),
     )
