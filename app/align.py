@@ -6,8 +6,8 @@ and every partition's outcomes past t - skew (`features.state` has these waterma
 waits counts as read for the others: later ones of its log cannot be older, but for the lateness.
 So the earliest transaction always moves. Outcomes go on until they are a delay ahead of the
 earliest transaction, never behind held transactions: farther, and shares would drop what windows
-still reach. For replays at full speed, where one partition may be days ahead of another, by one
-worker that owns all of them. Pure.
+still reach. For replays at full speed, where one partition may be days ahead of another. What other
+workers have read counts as far as `Live.hear` was told. Pure.
 """
 
 from collections import deque

@@ -200,6 +200,7 @@ def evaluate(
         bool, typer.Option("--through-kafka", help="Replay through a real broker and worker.")
     ] = False,
     partitions: Annotated[int, typer.Option(min=1, max=64, help="Of the replay's topics.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="That share the replay.")] = 1,
 ) -> None:
     """Measure models on the public benchmark, beside the book's recipe and the oracle.
 
@@ -207,8 +208,9 @@ def evaluate(
     """
     models = model or []
     if through_kafka:
+        count = (partitions, workers)
         raise typer.Exit(
-            _replay(seed, models, partitions, as_json=as_json, scores=scores, report=report)
+            _replay(seed, models, count, as_json=as_json, scores=scores, report=report)
         )
     with _train_extra():
         from app.evaluate_cli import run
@@ -256,7 +258,7 @@ def _rule(alerts_per_day: float | None, cost: str | None, tra_limit: float | Non
 def _replay(
     seed: int,
     models: list[str],
-    partitions: int,
+    count: tuple[int, int],
     *,
     as_json: bool,
     scores: Path | None,
@@ -269,7 +271,11 @@ def _replay(
     chosen = model_of(models[0]) if models else DEFAULT_FAMILY
     if len(models) > 1 or not isinstance(chosen, str):
         raise ConfigError("--through-kafka replays one family: --model lightgbm")
-    return run(seed, chosen, partitions=partitions, as_json=as_json, scores=scores, report=report)
+    partitions, workers = count
+    return run(
+        seed, chosen, partitions=partitions, workers=workers, as_json=as_json, scores=scores,
+        report=report,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     topic_dead_letters: str = Field(
         "dead-letters", description="Output: records that could not be scored."
     )
+    topic_watermarks: str = Field(
+        "watermarks", description="Internal: up to when logs are complete that are quiet."
+    )
     partitions: int = Field(4, ge=1, le=10_000, description="Partitions of each topic.")
     replication: int = Field(
         1, ge=1, le=7, description="Replication factor that `topics apply` gives each topic."
@@ -80,6 +83,9 @@ class Settings(BaseSettings):
         "auto",
         description="ONNX Runtime providers in order, "
         "e.g. CUDAExecutionProvider,CPUExecutionProvider; auto: the best that is there.",
+    )
+    scores_carry_features: bool = Field(
+        default=False, description="Every score carries its feature vector, as alerts do."
     )
 
     batch_records_max: int = Field(
@@ -126,7 +132,7 @@ class Settings(BaseSettings):
     alignment: Literal["mark", "wait"] = Field(
         "mark",
         description="A score whose inputs may still be on their way: mark it provisional, or wait "
-        "for them (replays, by one worker that owns all partitions).",
+        "for them (replays).",
     )
 
     value_bytes_max: int = Field(
@@ -173,7 +179,8 @@ class Settings(BaseSettings):
         return self
 
     def topic(
-        self, role: Literal["transactions", "labels", "scores", "alerts", "dead_letters"]
+        self,
+        role: Literal["transactions", "labels", "scores", "alerts", "dead_letters", "watermarks"],
     ) -> str:
         """Full name of a topic."""
         name: str = getattr(self, f"topic_{role}")

@@ -6,14 +6,16 @@ outputs keep their order. At least once: what was sent before the failure may be
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from app.errors import BrokerUnavailable
 from app.intake import Intake
+from app.ledger import Ledger
 from app.ports import Sink
 from app.records import Outbound
+from app.watermarks import Watermark, outbound
 
 log = structlog.get_logger("riskwire.delivery")
 _ACK_POLL_S = 0.005
@@ -34,6 +36,11 @@ class Delivery:
         self._closed = False
         self.failing = ""
 
+    @property
+    def ledger(self) -> Ledger:
+        """Where what is sent is counted as done."""
+        return self._intake.ledger
+
     def open(self) -> None:
         """Make the producer, so that the first batch does not wait; it connects by itself."""
         self._sink = self._open_sink()
@@ -49,7 +56,7 @@ class Delivery:
             if self._acknowledging.done() and not self._closed:
                 self._acknowledging.result()  # raises what ended it: the worker ends with it
             sink = self._sink
-            if sink is None or not self._intake.ledger.is_open(ticket):
+            if sink is None or not self.ledger.is_open(ticket):
                 return False
             try:
                 if sink.room(len(outbound)):
@@ -73,7 +80,7 @@ class Delivery:
 
     def _collect(self, sink: Sink) -> None:
         if done := sink.poll(0):
-            self._intake.ledger.done(done)
+            self.ledger.done(done)
             self._retry_s = _RETRY_FIRST_S
 
     async def _acknowledge(self) -> None:
@@ -101,3 +108,19 @@ class Delivery:
             return
         self.open()
         self.failing = ""
+
+
+class Announcements:
+    """Watermarks on their way out; implements `Announcer`."""
+
+    def __init__(self, delivery: Delivery, topic: str, group: str) -> None:
+        """Send to this topic, of a consumer group."""
+        self._delivery, self._topic, self._group = delivery, topic, group
+
+    def begin(self) -> int:
+        """See `Announcer.begin`."""
+        return self._delivery.ledger.begin()
+
+    async def send(self, marks: Sequence[tuple[int, Watermark]], ticket: int) -> None:
+        """See `Announcer.send`."""
+        await self._delivery.send(outbound(self._topic, self._group, marks), ticket)

@@ -45,7 +45,10 @@ _FIRST_SEEN = _ERROR + "first_seen"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where outputs go, the framing header in front of each value, and how long a letter may be."""
+    """Where outputs go, the framing header in front of each value, and how long a letter may be.
+
+    `score_features`: scores carry the feature vector.
+    """
 
     scores: str
     alerts: str
@@ -53,6 +56,7 @@ class Route:
     letter_bytes_max: int = 4_190_208
     score_header: bytes = field(default=schemas.load("risk_score").single_object_header)
     alert_header: bytes = field(default=schemas.load("risk_alert").single_object_header)
+    score_features: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ def emit(
             encode_scores(
                 route.score_header, transactions, scored.scores, scored.decisions,
                 scored.vector_hash, scored.provisional, constants, scored.instants,
+                scored.matrix if route.score_features else None,
             ),
         )
     ]  # fmt: skip

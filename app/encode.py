@@ -57,7 +57,7 @@ def _put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
 def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, text_length: Any,
             partition: Any, offset: Any, score: Any, decision: Any, vector_hash: Any,
             provisional: Any, event_time: Any, append_time: Any, append_type: Any,
-            out: Any, start: Any, length: Any) -> Any:  # fmt: skip
+            vectors: Any, end: Any, out: Any, start: Any, length: Any) -> Any:  # fmt: skip
     p = 0
     score_bytes = score.view(np.uint8)
     size_middle = middles.shape[0] // 2
@@ -78,6 +78,8 @@ def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, te
         p = _put_long(out, p, append_time[i])
         p = _put_long(out, p, np.int64(append_type[i]))
         p = _put_bytes(out, p, tail, 0, tail.shape[0])
+        p = _put_bytes(out, p, vectors[i], 0, vectors.shape[1])
+        p = _put_bytes(out, p, end, 0, end.shape[0])
         start[i], length[i] = first, p - first
     return p
 
@@ -91,12 +93,13 @@ def encode_scores(
     provisional: Flags,
     constants: tuple[bytes, bytes],
     instants: Instants,
+    features: Float32s | None = None,
 ) -> Ragged:
     """Encode n RiskScore values, each behind the framing `header`.
 
     scores float32 (n,), decisions int8 (n,), vector_hash uint64 (n,), provisional bool (n,).
     `constants` are the encoded fields from model_id to provider, of a row that is not provisional
-    and of one that is: of one length.
+    and of one that is: of one length. `features` float32 (n, width), C-contiguous, None: null.
     """
     times = (
         instants.polled_us,
@@ -105,9 +108,16 @@ def encode_scores(
         instants.scored_us,
         instants.emitted_us,
     )
-    tail = b"".join(map(encode_long, times))
     n = len(transactions)
-    size = len(header) + _IDS * _STRING_BYTES + _RECORD_BYTES + len(constants[0]) + len(tail)
+    # The branch of the union and the count of the array's one block are the same in all records.
+    branch = encode_long(0) if features is None else encode_long(1) + encode_long(features.shape[1])
+    vectors = np.empty((n, 0), np.uint8) if features is None else features.view(np.uint8)
+    end = encode_long(0) if vectors.shape[1] else b""  # an array without items is only its end
+    tail = b"".join((*map(encode_long, times), branch))
+    size = (
+        len(header) + _IDS * _STRING_BYTES + _RECORD_BYTES + len(constants[0])
+        + len(tail) + vectors.shape[1] + len(end)
+    )  # fmt: skip
     out, start, length = np.empty(n * size, np.uint8), np.empty(n, np.int64), np.empty(n, np.int32)
     _encode(
         _bytes(header), _bytes(b"".join(constants)), _bytes(tail), transactions.text,
@@ -115,7 +125,7 @@ def encode_scores(
         np.ascontiguousarray(transactions.text_length[:_IDS]),
         transactions.partition, transactions.offset, scores, decisions, vector_hash,
         provisional, transactions.event_time_us, transactions.append_time_us,
-        transactions.append_time_type, out, start, length,
+        transactions.append_time_type, vectors, _bytes(end), out, start, length,
     )  # fmt: skip
     out.flags.writeable = False
     return Ragged(out, start, length)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from app.backoff import Backoff
 from app.entities import TableFull
 from app.labels import Labels
-from app.ledger import next_offsets
-from app.live import Live, Pending
+from app.live import Live, Outdated, Pending
 from app.ports import Clock, StateStore
 from app.records import Float32s, RecordBatch, Transactions
 from features.state import LABELS, TRANSACTIONS, Flags
@@ -40,13 +39,13 @@ class Enrich:
         `records` is the batch that the transactions came from: all of it is in the state then.
         """
         pending = await self._found(records, lambda: self.live.lookup(transactions, self.clock()))
-        self.live.applied(TRANSACTIONS, next_offsets(records))
+        self.live.applied(TRANSACTIONS, records)
         return self.live.advance(transactions, pending)
 
     async def learn(self, records: RecordBatch, labels: Labels) -> None:
         """Let the state know outcomes."""
         pending = await self._found(records, lambda: self.live.lookup_labels(labels))
-        self.live.applied(LABELS, next_offsets(records))
+        self.live.applied(LABELS, records)
         self.live.learn(labels, pending)
 
     async def _found(self, records: RecordBatch, lookup: Callable[[], Pending]) -> Pending:
@@ -63,5 +62,9 @@ class Enrich:
         blobs: list[bytes | None] = []
         if pending.keys:
             blobs = await self.backoff.until_available("Redis", self.store.fetch, pending.keys)
-        self.live.take(pending, blobs)
+        try:
+            self.live.take(pending, blobs)
+        except Outdated:
+            self.live.drop(tuple(self.live.owned))  # nobody works with it until it is claimed anew
+            raise Dropped from None
         return pending

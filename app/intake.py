@@ -32,6 +32,8 @@ _LAG_EVERY_S = 1.0
 _REWIND_POLL_S = 0.005
 _CONFIRM_POLL_S = 0.01
 _LEAVE_S = 1.0
+_COMMIT_AGAIN_S = 3600.0
+"""The group forgets offsets that were not committed for some days, also where nothing came."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Intake:
         self._held: deque[RecordBatch] = deque()
         self._source: Source | None = None
         self._commit_at = 0.0
+        self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_S
         self._unconfirmed: dict[Position, int] = {}
         self._ends: Mapping[Position, int] = {}
         self._wanted_held: frozenset[Position] = frozenset()
@@ -111,9 +114,14 @@ class Intake:
         self._wanted_held = frozenset(logs)
 
     async def confirmed(self, offsets: Mapping[Position, int], still: Callable[[], bool]) -> bool:
-        """Wait until these next offsets are committed for certain; False once `still` says no."""
+        """Wait until these next offsets are committed for certain; False once `still` says no.
+
+        All that was begun by now is acknowledged then.
+        """
+        ticket = self.ledger.last_ticket
         while not self._ended and still():
-            if all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items()):
+            met = all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items())
+            if met and self.ledger.is_done(ticket):
                 return True
             self._confirm.set()
             await asyncio.sleep(_CONFIRM_POLL_S)
@@ -290,6 +298,10 @@ class Intake:
         if now >= self._lag_at:
             self._lag_at = now + _LAG_EVERY_S
             self._measure_lag(source)
+        if now >= self._commit_again_at:
+            self._commit_again_at = now + _COMMIT_AGAIN_S
+            known = {at: offset for at, offset in self._confirmed.items() if offset >= 0}
+            self._unconfirmed = known | self._unconfirmed
         offsets = self._committable()
         if self._unconfirmed and (quiet or self._confirm.is_set()):
             # An asynchronous commit may have failed unseen: this confirms the last ones.

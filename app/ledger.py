@@ -73,6 +73,23 @@ class Ledger:
             self._tickets[self._last_ticket] = offsets
             return self._last_ticket, batch
 
+    def begin(self) -> int:
+        """A ticket for outputs that complete no records."""
+        with self._lock:
+            self._last_ticket += 1
+            self._tickets[self._last_ticket] = {}
+            return self._last_ticket
+
+    @property
+    def last_ticket(self) -> int:
+        """The newest ticket."""
+        return self._last_ticket
+
+    def is_done(self, ticket: int) -> bool:
+        """Whether this ticket and all before it are done, or dropped by a rewind."""
+        with self._lock:
+            return next(iter(self._tickets), ticket + 1) > ticket
+
     def admits(self, batch: RecordBatch) -> bool:
         """Whether the batch's first record would be admitted now."""
         with self._lock:

@@ -8,16 +8,19 @@ that are in Redis as they are here may be given up. Pure: what is read and writt
 One thread at a time. Raises TableFull where everything is waiting to be flushed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from app.entities import Table
 from app.errors import ConfigError, RiskwireError
 from app.labels import Labels
+from app.ledger import next_offsets
 from app.meta import Meta, Pair, namespace
-from app.records import Float32s, Int32s, Int64s, Ragged, Transactions
+from app.records import Float32s, Int32s, Int64s, Ragged, RecordBatch, Transactions
+from app.watermarks import Awaited, Watermark
 from features import blob, kernel
 from features.contract import DAY_US, LABEL_DELAY_DAYS, WIDTH, Timing, contract_id
 from features.state import LABELS, NEVER, TRANSACTIONS, Flags, State
@@ -28,7 +31,19 @@ REREAD_US = 500_000
 
 
 class StateError(RiskwireError):
-    """A record would enter the state twice or too late; the worker stops and starts anew."""
+    """A record would enter the state twice, or it is another's; the worker starts anew."""
+
+
+class Outdated(Exception):  # noqa: N818 -- no fault: what is in memory is claimed again
+    """Redis does not hold what was written, or what it holds is damaged."""
+
+
+def taken_over(partition: int, by: Meta) -> StateError:
+    """What to raise where somebody else has claimed a partition's state."""
+    return StateError(
+        f"the state of partition {partition} belongs to {by.owner!r} now; this worker stops and"
+        " starts anew"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +90,12 @@ class Live:
         self.owned: dict[int, Meta] = {}  # as Redis has it
         self.next_offset: dict[tuple[int, int], int] = {}  # by log and partition
         self.silent_until: dict[int, Pair] = {}
+        self.next_mark: dict[int, int] = {}
+        self._awaited = Awaited()
+        self._written: dict[int, list[Meta]] = {}  # what Redis may hold: the last is on its way
         self.damaged = 0
+        self.distrusted: set[int] = set()
+        """Partitions whose state in Redis is damaged; a claim builds it anew."""
         self.handovers = np.zeros(partitions, np.int64)
         """By partition, how often it was adopted or dropped."""
         self._changed = {
@@ -94,12 +114,19 @@ class Live:
             )
         self.drop([partition])
         self.owned[partition], self.silent_until[partition] = meta, silent_until
+        self.next_mark[partition], self._written[partition] = meta.next_mark, [meta]
+        self.distrusted.discard(partition)
         self.state.owned[partition] = True
         for log in (TRANSACTIONS, LABELS):
             self.next_offset[log, partition] = meta.next_offset[log]
         self.state.newest_us[:, partition] = meta.newest_us
         self.state.quiet_us[:, partition] = meta.quiet_us
-        self.state.held_us[:, partition] = NEVER
+        self.state.held_us[:, partition] = meta.held_us
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether all partitions are owned, so that nobody else has any."""
+        return len(self.owned) == self.partitions
 
     def owns(self, partition: Int32s) -> bool:
         """Whether all of these partitions are owned."""
@@ -122,6 +149,7 @@ class Live:
             self.state.forget_partition(partition)
             self.state.owned[partition] = False
             self.owned.pop(partition, None)
+            self._awaited.forget(partition)
             for log in (TRANSACTIONS, LABELS):
                 self.next_offset.pop((log, partition), None)
 
@@ -163,19 +191,27 @@ class Live:
             marks, t = self.state.mark_us[theirs], event_time_us[:, np.newaxis]
             behind = marks[..., TRANSACTIONS] <= t - DELAY_US
             behind |= marks[..., LABELS] <= t - self.timing.skew_us
-            behind &= self._read_us[theirs] < now_us - REREAD_US
+            heard = self.state.quiet_us[:, copies]
+            enough = (heard[TRANSACTIONS] > t - DELAY_US) & (
+                heard[LABELS] > t - self.timing.skew_us
+            )
+            behind &= enough | (self._read_us[theirs] < now_us - REREAD_US)
             wanted = np.concatenate([wanted, theirs[behind]])
         load = np.unique(wanted).astype(np.int64)
         self._read_us[load] = now_us
         return load
 
     def _pending(self, customers: Int32s, shares: Int32s, new: Int32s, load: Int64s) -> Pending:
-        others = sorted({row % self.partitions for row in load.tolist()} - self.owned.keys())
+        sources = {row % self.partitions for row in load.tolist()}
+        sources |= {self.customers.group(row) for row in new.tolist()}
+        for partition in sources & self._written.keys() & self.owned.keys():
+            since = self._written[partition].index(self.owned[partition])
+            del self._written[partition][:since]
         keys = [
             *self._keys(new, load),
-            *(blob.meta_key(self.namespace, partition) for partition in others),
+            *(blob.meta_key(self.namespace, partition) for partition in sorted(sources)),
         ]
-        return Pending(customers, shares, new, load, tuple(others), keys)
+        return Pending(customers, shares, new, load, tuple(sorted(sources)), keys)
 
     def _keys(self, customers: Int32s | Int64s, shares: Int64s) -> list[bytes]:
         """The keys of these rows: customers, then shares."""
@@ -189,45 +225,109 @@ class Live:
         ]
 
     def take(self, pending: Pending, blobs: Sequence[bytes | None]) -> None:
-        """Let the state have what Redis answered to `pending.keys`."""
+        """Let the state have what Redis answered to `pending.keys`.
+
+        Raises Outdated where Redis does not hold what was written to it of an owned partition, and
+        StateError where it is another's by now.
+        """
         first, second = len(pending.new_customers), len(pending.load)
-        self.damaged += blob.unpack_customers(self.state, pending.new_customers, blobs[:first])
-        rows = pending.load.astype(np.int32)
-        self.damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
+        values = zip(pending.sources, blobs[first + second :], strict=True)
+        metas = {q: Meta.parse(value) for q, value in values}
+        for q in metas.keys() & self.owned.keys():
+            self._check(q, metas[q])
+        people, rows = pending.new_customers, pending.load.astype(np.int32)
+        damaged = blob.unpack_customers(self.state, people, blobs[:first])
+        bad = people[_found(blobs[:first]) & (self.state.c_count[people] == 0)]
+        self.distrusted |= {self.customers.group(row) for row in bad.tolist()}
+        damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
         self._loaded[rows] = True
-        for q, value in zip(pending.sources, blobs[first + second :], strict=True):
-            meta = Meta.parse(value)
+        for q in metas.keys() - self.owned.keys():
+            meta = metas[q]
             marks = meta.watermarks(self.timing.lateness_us) if meta else (NEVER, NEVER)
             self.state.mark_us[rows[rows % self.partitions == q]] = marks
+        empty = self.state.s_count[rows] + self.state.f_count[rows] == 0
+        bad = rows[_found(blobs[first : first + second]) & empty]
+        self.state.mark_us[bad] = NEVER  # so that vectors with a damaged copy are provisional
+        self.distrusted |= {row % self.partitions for row in bad.tolist()} & self.owned.keys()
+        self.damaged += damaged
+        if self.distrusted:
+            raise Outdated
+
+    def _check(self, partition: int, found: Meta | None) -> None:
+        if found is not None and found.epoch > self.owned[partition].epoch:
+            raise taken_over(partition, found)
+        if found not in self._written[partition]:
+            raise Outdated
 
     def advance(self, transactions: Transactions, pending: Pending) -> tuple[Float32s, Flags]:
         """The vectors float32 (n, WIDTH) and whether each is provisional; then remember."""
-        n = len(transactions)
+        n, partition = len(transactions), transactions.partition
         out, provisional = np.empty((n, WIDTH), np.float32), np.empty(n, np.bool_)
-        kernel.advance(
-            self.state, pending.customers, pending.shares, transactions.partition,
-            transactions.event_time_us, transactions.amount_minor, out, provisional,
-        )  # fmt: skip
+        for rows in self._pieces(TRANSACTIONS, partition, transactions.offset):
+            vectors, flags = out[rows], provisional[rows]
+            kernel.advance(
+                self.state, pending.customers[rows], pending.shares[rows], partition[rows],
+                transactions.event_time_us[rows], transactions.amount_minor[rows], vectors, flags,
+            )  # fmt: skip
+            out[rows], provisional[rows] = vectors, flags
         self._changed["c"][pending.customers] = True
-        self._changed["s"][pending.shares[np.arange(n), transactions.partition]] = True
+        self._changed["s"][pending.shares[np.arange(n), partition]] = True
         return out, provisional
 
     def learn(self, labels: Labels, pending: Pending) -> None:
         """Remember outcomes."""
         shares = pending.shares[np.arange(len(labels)), labels.partition]
-        kernel.learn(
-            self.state, shares, labels.partition, labels.event_time_us, labels.known_at_us,
-            labels.tag, labels.fraud,
-        )  # fmt: skip
+        for rows in self._pieces(LABELS, labels.partition, labels.offset):
+            kernel.learn(
+                self.state, shares[rows], labels.partition[rows], labels.event_time_us[rows],
+                labels.known_at_us[rows], labels.tag[rows], labels.fraud[rows],
+            )  # fmt: skip
         self._changed["s"][shares[self.state.f_count[shares] > 0]] = True
 
-    def applied(self, log: int, next_offset: dict[int, int]) -> None:
-        """Let the records of a log up to these offsets be in the state; raises StateError."""
-        for partition, offset in next_offset.items():
-            if offset <= self.next_offset[log, partition]:
-                raise StateError(
-                    f"offset {offset - 1} of partition {partition} is in the state already"
-                )
+    def _pieces(self, log: int, partition: Int32s, offset: Int64s) -> Iterator[Any]:
+        """The rows of n records between which watermarks begin to hold: nearly always all."""
+        if not self._awaited:
+            yield slice(None)
+            return
+        left = np.arange(len(offset))
+        while len(left):
+            its, at = partition[left], offset[left]
+            for p, first in zip(*np.unique(its, return_index=True), strict=True):
+                self._settle(log, int(p), int(at[first]))
+            now = at < self._awaited.limits(log, its)
+            yield left[now]
+            left = left[~now]
+        for (log_, p), next_offset in self.next_offset.items():
+            if log_ == log:
+                self._settle(log, p, next_offset)
+
+    def declare(self, partition: int, mark: Watermark) -> None:
+        """Let a watermark of an owned partition hold from its position on.
+
+        One for a position that the state is past was there before, or came from a former owner
+        when it was one no longer: it counts for nothing.
+        """
+        next_offset = self.next_offset[mark.log, partition]
+        if mark.position >= next_offset:
+            self._awaited.add(partition, mark)
+            self._settle(mark.log, partition, next_offset)
+
+    def _settle(self, log: int, partition: int, offset: int) -> None:
+        known = self.state.quiet_us
+        due = self._awaited.due(log, partition, offset)
+        known[log, partition] = max(known[log, partition], due)
+
+    def hear(self, partition: int, meta: Meta) -> None:
+        """Know how far the owner of another partition is."""
+        if partition not in self.owned:
+            self.state.quiet_us[:, partition] = meta.watermarks(self.timing.lateness_us)
+
+    def applied(self, log: int, records: RecordBatch) -> None:
+        """Let these records of a log be in the state; raises StateError if one was before."""
+        for partition, first in zip(*_firsts(records), strict=True):
+            if first < self.next_offset[log, partition]:
+                raise StateError(f"offset {first} of partition {partition} is in the state already")
+        for partition, offset in next_offsets(records).items():
             self.next_offset[log, partition] = offset
 
     def silent(self, log: int, partition: Int32s, offset: Int64s) -> Flags:
@@ -251,10 +351,9 @@ class Live:
             if newest[log] > NEVER
         }
 
-    def quiet(self, log: int, partition: int, until_us: int) -> None:
-        """Declare a log that is read to its end complete up to a time."""
-        known = self.state.quiet_us
-        known[log, partition] = max(known[log, partition], until_us)
+    def is_ahead(self) -> bool:
+        """Whether there is anything to flush."""
+        return any(self._meta(p, before) != before for p, before in self.owned.items())
 
     def freeze(self, partitions: Iterable[int] | None = None) -> list[Frozen]:
         """Images of what changed since the last time; None: of all owned partitions.
@@ -284,18 +383,32 @@ class Live:
         )  # fmt: skip
 
     def _meta(self, partition: int, before: Meta) -> Meta:
-        newest, quiet = self.state.newest_us[:, partition], self.state.quiet_us[:, partition]
+        state, offsets = self.state, self.next_offset
+        newest, quiet, held = (
+            (int(times[TRANSACTIONS, partition]), int(times[LABELS, partition]))
+            for times in (state.newest_us, state.quiet_us, state.held_us)
+        )
         return replace(
             before,
-            next_offset=(
-                self.next_offset[TRANSACTIONS, partition], self.next_offset[LABELS, partition],
-            ),
-            newest_us=(int(newest[0]), int(newest[1])),
-            quiet_us=(int(quiet[0]), int(quiet[1])),
-        )  # fmt: skip
+            next_offset=(offsets[TRANSACTIONS, partition], offsets[LABELS, partition]),
+            newest_us=newest,
+            quiet_us=quiet,
+            held_us=held,
+            # Those that are still awaited are read again.
+            next_mark=before.next_mark
+            if self._awaited.of(partition)
+            else self.next_mark[partition],
+        )
+
+    def writing(self, frozen: Frozen) -> None:
+        """Let an image be on its way to Redis."""
+        if self.owned.get(frozen.partition) is frozen.before:
+            self._written[frozen.partition].append(frozen.after)
 
     def flushed(self, frozen: Frozen) -> None:
         """Let an image be in Redis: its rows may be given up once they are not used."""
+        if self.owned.get(frozen.partition) is not frozen.before:
+            return  # given up or claimed anew meanwhile
         self.owned[frozen.partition] = frozen.after
         self._pinned["c"][frozen.customers] = False
         self._pinned["s"][frozen.shares] = False
@@ -318,3 +431,13 @@ class Live:
         else:
             shares = gone[:, np.newaxis] * width + np.arange(width)
             self.state.forget_shares(shares.ravel().astype(np.int32))
+
+
+def _found(blobs: Sequence[bytes | None]) -> Flags:
+    return np.array([each is not None for each in blobs], np.bool_)
+
+
+def _firsts(records: RecordBatch) -> tuple[list[int], list[int]]:
+    """The partitions of a batch, and the first offset of each."""
+    partitions, first = np.unique(records.partition, return_index=True)
+    return partitions.tolist(), records.offset[first].tolist()

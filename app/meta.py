@@ -20,9 +20,10 @@ class Meta:
     """How far a partition's state is, and whose.
 
     `next_offset` is the first record of each log that is not in it. `newest_us` is the running
-    maximum of each log's own times, `quiet_us` up to when it was declared complete (see
-    `features.state`). `epoch` rises with every owner. `source` names the consumer group and the
-    topic whose logs are in it, once a worker owned it.
+    maximum of each log's own times, `quiet_us` up to when it was declared complete, `held_us` the
+    time of a record that was read and waits (see `features.state`). `next_mark` is the first record
+    of the topic `watermarks` that is not in it. `epoch` rises with every owner. `source` names the
+    consumer group and the topic whose logs are in it, once a worker owned it.
     """
 
     partitions: int
@@ -32,6 +33,8 @@ class Meta:
     next_offset: Pair = (0, 0)
     newest_us: Pair = (NEVER, NEVER)
     quiet_us: Pair = (NEVER, NEVER)
+    held_us: Pair = (NEVER, NEVER)
+    next_mark: int = 0
     source: str = ""
 
     @classmethod
@@ -41,13 +44,15 @@ class Meta:
             return None
         try:
             fields = json.loads(value)
-            pairs = {name: _pair(fields[name]) for name in ("next_offset", "newest_us", "quiet_us")}
+            names = ("next_offset", "newest_us", "quiet_us", "held_us")
+            pairs = {name: _pair(fields[name]) for name in names}
             return cls(
                 int(fields["partitions"]),
                 int(fields["epoch"]),
                 str(fields["owner"]),
                 bool(fields["released"]),
                 **pairs,
+                next_mark=int(fields["next_mark"]),
                 source=str(fields["source"]),
             )
         except (ValueError, TypeError, KeyError):
@@ -63,9 +68,8 @@ class Meta:
 
     def watermarks(self, lateness_us: int) -> Pair:
         """Up to when all records of each log are in the state."""
-        marks = [
-            max(n - lateness_us, q) for n, q in zip(self.newest_us, self.quiet_us, strict=True)
-        ]
+        logs = zip(self.newest_us, self.held_us, self.quiet_us, strict=True)
+        marks = [max(newest - lateness_us, held - lateness_us, q) for newest, held, q in logs]
         return marks[TRANSACTIONS], marks[LABELS]
 
 

@@ -14,7 +14,8 @@ claimed is a StateError: the worker stops.
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -23,14 +24,19 @@ import structlog
 from app.backoff import Backoff
 from app.errors import ConfigError, Unavailable
 from app.ledger import Position
-from app.live import Frozen, Live, StateError
+from app.live import Frozen, Live, taken_over
 from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ports import Clock, Commits, StateStore
+from app.watermarks import Announcer, Watermark, WatermarkLog
 from features.blob import meta_key
 
 log = structlog.get_logger("riskwire.state")
-CLAIM_S = 5.0
+CLAIM_S = 6.0
+REDECLARE_SHARE = 2
+"""A log that stays quiet is declared again when so much of the lateness has passed."""
+READ_MARKS_US = 1_000_000
+SAY_AGAIN_S = 5.0
 RELEASE_S = 1.5
 
 
@@ -48,20 +54,22 @@ class Ownership:
         clock: Clock,
         *,
         flush_s: float,
-        declares_quiet: bool,
+        marks: WatermarkLog,
     ) -> None:
         """`topics` are transactions and labels; `source` is what `Meta` calls so.
 
-        `declares_quiet` lets the clock end a quiet log.
+        Until `announcer` is set no log is declared complete for being quiet.
         """
         self._source = source
         self.live, self._store, self.topics, self._worker_id = live, store, topics, worker_id
         self._metrics, self._clock, self._flush_s = metrics, clock, flush_s
-        self._declares_quiet = declares_quiet
+        self._marks = marks
+        self.announcer: Announcer | None = None
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
-        self._unmoved: dict[tuple[int, int], tuple[int, int]] = {}
+        self._read_marks_at_us, self._say_again_at = 0, 0.0
+        self._quiet: dict[tuple[int, int], tuple[int, int]] = {}  # offset, and when that was seen
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -115,7 +123,8 @@ class Ownership:
         except (concurrent.futures.TimeoutError, Unavailable) as error:
             if not go_on:
                 future.cancel()
-            if timeout_s:
+            if timeout_s and time.monotonic() > self._say_again_at:
+                self._say_again_at = time.monotonic() + SAY_AGAIN_S
                 log.warning("the state waits", error=str(error) or "busy")
             return None
 
@@ -131,15 +140,25 @@ class Ownership:
                     return None
                 silent_until = (max(at[0], 0), max(at[1], 0))
                 self.live.adopt(partition, meta, silent_until)
+                self._quiet = {at: seen for at, seen in self._quiet.items() if at[1] != partition}
                 for topic, offset in zip(self.topics, meta.next_offset, strict=True):
                     starts[topic, partition] = offset
+            await self._read_marks(partitions)
             self._moving -= set(partitions)
             return starts
+
+    async def _read_marks(self, partitions: Collection[int]) -> None:
+        """Know the watermarks of owned partitions that came since they were read last."""
+        starts = {p: self.live.next_mark[p] for p in partitions}
+        for partition, (marks, next_mark) in (await self._marks.read(starts)).items():
+            self.live.next_mark[partition] = next_mark
+            for mark in marks:
+                self.live.declare(partition, mark)
 
     async def _claim_one(self, partition: int, committed: Pair) -> Meta | None:
         key = meta_key(self.live.namespace, partition)
         [value] = await self._store.fetch([key])
-        found = Meta.parse(value)
+        found = None if partition in self.live.distrusted else Meta.parse(value)
         ahead = found is not None and any(
             0 <= c < offset for c, offset in zip(committed, found.next_offset, strict=True)
         )
@@ -148,7 +167,7 @@ class Ownership:
                 log.warning(
                     "the state is built anew from the oldest records",
                     partition=partition,
-                    reason="Redis is ahead of Kafka" if ahead else "Redis has none",
+                    reason="Redis is ahead of Kafka" if ahead else "Redis has none that is whole",
                 )
             # What nobody can read comes first: no reader may meet half of what is deleted.
             if value is not None and not await self._store.flush(key, value, b"deleting", []):
@@ -189,8 +208,7 @@ class Ownership:
     async def _flush_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._flush_s)
-            if self._declares_quiet:
-                self._declare_quiet()
+            await self._declare_quiet()
             await self.flush()
 
     async def flush(self) -> None:
@@ -235,6 +253,7 @@ class Ownership:
     async def _write(self, image: Frozen) -> None:
         guard = meta_key(self.live.namespace, image.partition)
         before, after = image.before.encode(), image.after.encode()
+        self.live.writing(image)
 
         async def write(_: None) -> bytes | None:
             if await self._store.flush(guard, before, after, image.pairs):
@@ -252,10 +271,7 @@ class Ownership:
     def _not_ours(self, image: Frozen, found: Meta | None) -> None:
         """Redis holds something else than was written last: stop, or claim everything again."""
         if found is not None and found.epoch > image.after.epoch:
-            raise StateError(
-                f"the state of partition {image.partition} belongs to {found.owner!r} now; this"
-                " worker stops and starts anew"
-            )
+            raise taken_over(image.partition, found)
         log.warning(
             "Redis has lost what was written; the state is claimed again",
             partition=image.partition,
@@ -263,17 +279,50 @@ class Ownership:
         )
         self._must_commits().go_back()
 
-    def _declare_quiet(self) -> None:
-        """Let the clock end logs that were read to their end and have been quiet since."""
-        now_us, ends = self._clock(), self._must_commits().at_end()
-        for (log_, partition), offset in self.live.next_offset.items():
-            last, since_us = self._unmoved.get((log_, partition), (-1, 0))
-            if last != offset:
-                self._unmoved[log_, partition] = (offset, now_us)
-            elif (self.topics[log_], partition) in ends:
-                lateness_us = self.live.timing.lateness_us
-                if now_us - since_us >= lateness_us and partition in self.live.owned:
-                    self.live.quiet(log_, partition, now_us - lateness_us)
+    async def _declare_quiet(self) -> None:
+        """Declare logs complete that were read to their end and have been quiet since.
+
+        What is declared holds at once. Its ticket is older than those of all outputs that rest on
+        it, so that committed offsets stand for what the topic says too.
+        """
+        if self.announcer is None:
+            return
+        now_us, lateness_us = self._clock(), self.live.timing.lateness_us
+        async with self.lock:
+            ends, declared = self._must_commits().at_end(), []
+            for (log_, partition), offset in self.live.next_offset.items():
+                last, since_us = self._quiet.get((log_, partition), (-1, 0))
+                if last != offset:
+                    self._quiet[log_, partition] = (offset, now_us)
+                elif (self.topics[log_], partition) in ends:
+                    mark = Watermark(log_, offset, now_us - lateness_us)
+                    known_us = self.live.state.watermarks()[log_, partition]
+                    often_enough = mark.until_us - known_us >= lateness_us // REDECLARE_SHARE
+                    if now_us - since_us >= lateness_us and often_enough:
+                        declared.append((partition, mark))
+            if not declared:
+                return
+            for partition, mark in declared:
+                self.live.declare(partition, mark)
+            ticket = self.announcer.begin()
+        # Not under the lock: where the outputs fail, everything is claimed again, which takes it.
+        await self.announcer.send(declared, ticket)
+
+    async def hear_others(self) -> None:
+        """Know how far the owners of other partitions are, and what was declared of ours."""
+        live = self.live
+        keys = {
+            q: meta_key(live.namespace, q) for q in range(live.partitions) if q not in live.owned
+        }
+        found = await self.backoff.until_available("Redis", self._store.fetch, [*keys.values()])
+        async with self.lock:
+            for partition, value in zip(keys, found, strict=True):
+                if (meta := Meta.parse(value)) is not None:
+                    live.hear(partition, meta)
+            if self._clock() >= self._read_marks_at_us:
+                self._read_marks_at_us = self._clock() + READ_MARKS_US
+                with suppress(Unavailable):
+                    await self._read_marks(live.owned)
 
     def _must_commits(self) -> Commits:
         assert self._commits is not None, "start comes first"  # noqa: S101 -- our own order

@@ -105,7 +105,10 @@ class Commits(Protocol):
     async def confirmed(
         self, offsets: Mapping[tuple[str, int], int], still: Callable[[], bool]
     ) -> bool:
-        """Wait until these next offsets are committed; False once `still` says no."""
+        """Wait until these next offsets are committed, and outputs begun by now acknowledged.
+
+        False once `still` says no.
+        """
 
     def committed(self, at: tuple[str, int]) -> int:
         """The next offset that is committed for certain, -1 where it is unknown."""
@@ -114,7 +117,7 @@ class Commits(Protocol):
         """Drop what is in hand and claim every partition again, soon."""
 
     def at_end(self) -> set[tuple[str, int]]:
-        """The logs that were read to their end."""
+        """The logs that were read to their end, as far as the consumer has heard."""
 
 
 class StateOwner(Protocol):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from rich.console import Console
 import schemas
 from app.adapters.admin import fill
 from app.adapters.scores import Scores, ScoresReader
-from app.adapters.topics import apply_topics, lag
+from app.adapters.topics import apply_topics, lag, watermarks
+from app.adapters.watermarks import declare
 from app.config import Settings, load_settings
 from app.demo.cluster import pick_kafka, redis_server
 from app.demo.process import free_ports
@@ -32,7 +34,9 @@ from app.demo.worker import WorkerProcess
 from app.encode import encode_long, encode_string
 from app.errors import RiskwireError, Unavailable
 from app.evaluate_cli import publish
+from app.watermarks import Watermark
 from features.contract import DAY_US, REPLAY
+from features.state import LABELS, TRANSACTIONS
 from features.xxh64 import vector_hash
 from models.evaluate import Data, judge, judged, prepare
 from models.explain import to_npz
@@ -97,6 +101,7 @@ def run(
     family: Family,
     *,
     partitions: int = 4,
+    workers: int = 1,
     bootstrap: str | None = None,
     as_json: bool,
     scores: Path | None = None,
@@ -107,7 +112,9 @@ def run(
     data = prepare(World(seed), lambda text: console.print(f"{text} …"))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="riskwire-replay-") as place:
-        heard, offline = replay(data, family, partitions, bootstrap, Path(place), console)
+        heard, offline = replay(
+            data, family, partitions, bootstrap, Path(place), console, workers=workers
+        )
     console.print(f"replayed {len(data.payments):,} payments in {time.monotonic() - began:.0f} s")
     compare(data, heard, offline)
     console.print(
@@ -126,13 +133,15 @@ def replay(
     bootstrap: str | None,
     place: Path,
     console: Console,
+    *,
+    workers: int = 1,
     batches: Sequence[int] = (),
     kills: Sequence[float] = (),
 ) -> tuple[Heard, dict[int, NDArray[np.float32]]]:
     """Send everything through the worker; what it said, and each fold's offline scores.
 
     For tests: `batches` are the workers' batch sizes in turn, `kills` the shares of each fold's
-    payments after which its worker is killed and started again.
+    payments after which the first of its workers is killed and started again.
     """
     heard, offline = Heard.of(len(data.payments)), {}
     with redis_server(directory=place) as redis, pick_kafka(bootstrap) as kafka:
@@ -141,9 +150,7 @@ def replay(
         told = np.zeros(2, np.int64)
         with ScoresReader(settings) as reader:
             for fold in sorted(FOLDS, key=lambda one: one.start):
-                settings = settings.model_copy(
-                    update={"model": place / f"model-{fold.number}", "http_port": free_ports(1)[0]}
-                )
+                settings = settings.model_copy(update={"model": place / f"model-{fold.number}"})
                 offline[fold.number] = fold_model(data, family, fold, settings)
                 stop = data.world.days if fold is FOLDS[0] else fold.test.stop
                 told = send(settings, data, told, stop)
@@ -153,7 +160,9 @@ def replay(
                 console.print(
                     f"fold {fold.number}: {told[0]:,} payments, {told[1]:,} outcomes sent"
                 )
-                through(settings, place, reader, heard, int(told[0]), console, kills)
+                declare_complete(settings, data.world.start_us + stop * DAY_US)
+                group = [worker_of(settings, place, i) for i in range(workers)]
+                through(settings, group, reader, heard, int(told[0]), console, kills)
     return heard, offline
 
 
@@ -222,6 +231,30 @@ def send(
     return upto.astype(np.int64)
 
 
+def declare_complete(settings: Settings, until_us: int) -> None:
+    """Say of every log that nothing older comes, so that nobody waits for a quiet or empty one."""
+    logs: tuple[tuple[int, Literal["transactions", "labels"]], ...] = (
+        (TRANSACTIONS, "transactions"),
+        (LABELS, "labels"),
+    )
+    declare(
+        settings,
+        [
+            (partition, Watermark(log, end, until_us))
+            for log, role in logs
+            for partition, (_, end) in watermarks(settings, settings.topic(role)).items()
+        ],
+    )
+
+
+def worker_of(settings: Settings, place: Path, number: int) -> WorkerProcess:
+    """One worker of the group, with a directory of its own."""
+    directory = place / f"worker-{number}"
+    directory.mkdir(exist_ok=True)
+    own = {"worker_id": f"worker-{number}", "http_port": free_ports(1)[0]}
+    return WorkerProcess(settings.model_copy(update=own), directory)
+
+
 def outcomes(payments: Payments, rows: slice) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of the payments' outcomes."""
     header = schemas.load("fraud_label").single_object_header
@@ -236,19 +269,19 @@ def outcomes(payments: Payments, rows: slice) -> Iterator[tuple[bytes, bytes]]:
 
 def through(
     settings: Settings,
-    place: Path,
+    group: Sequence[WorkerProcess],
     reader: ScoresReader,
     heard: Heard,
     count: int,
     console: Console,
     kills: Sequence[float],
 ) -> None:
-    """Run a worker until every payment so far has a score; raises Unavailable if it stalls."""
-    worker = WorkerProcess(settings, place)
+    """Run workers until every payment so far has a score; raises Unavailable if they stall."""
     before = int(np.count_nonzero(heard.times))
     kill_at = [before + share * (count - before) for share in sorted(kills, reverse=True)]
-    worker.start()
     try:
+        for worker in group:
+            worker.start()
         moved_s = said_s = time.monotonic()
         while (done := int(np.count_nonzero(heard.times[:count]))) < count:
             found = reader.poll(POLL_S)
@@ -258,33 +291,34 @@ def through(
                 moved_s = now_s
             elif now_s - moved_s > QUIET_S_MAX:
                 raise Unavailable(
-                    f"{done:,} of {count:,} payments have a score and nothing moves;"
-                    f" the end of the worker's log:\n{worker.log_end()}"
+                    f"{done:,} of {count:,} payments have a score and nothing moves; {_ends(group)}"
                 )
             if kill_at and done > kill_at[-1]:
                 kill_at.pop()
-                worker.kill()
-                worker.start()
+                group[0].kill()
+                group[0].start()
             if now_s - said_s > ECHO_EVERY_S:
                 said_s = now_s
                 console.print(f"  {done:,} scores")
-        _await_commits(settings, worker)
-        if worker.finish(STOP_S_MAX):
-            raise Unavailable(f"the worker failed at its end:\n{worker.log_end()}")
+        _await_commits(settings, group)
+        if any([worker.finish(STOP_S_MAX) for worker in group]):  # noqa: C419 -- all must stop
+            raise Unavailable(f"a worker failed at its end; {_ends(group)}")
     finally:
-        worker.kill()
+        for worker in group:
+            worker.kill()
 
 
-def _await_commits(settings: Settings, worker: WorkerProcess) -> None:
+def _await_commits(settings: Settings, group: Sequence[WorkerProcess]) -> None:
     """Wait until nothing would be scored again by the next fold's model."""
     end_s = time.monotonic() + QUIET_S_MAX
     while behind := sum(lag(settings, settings.topic("transactions")).values()):
         if time.monotonic() > end_s:
-            raise Unavailable(
-                f"{behind:,} scored payments are not committed; the end of the worker's log:\n"
-                f"{worker.log_end()}"
-            )
+            raise Unavailable(f"{behind:,} scored payments are not committed; {_ends(group)}")
         time.sleep(POLL_S)
+
+
+def _ends(group: Sequence[WorkerProcess]) -> str:
+    return "\n".join(f"the end of a worker's log:\n{worker.log_end()}" for worker in group)
 
 
 def compare(data: Data, heard: Heard, offline: dict[int, NDArray[np.float32]]) -> None:

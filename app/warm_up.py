@@ -18,6 +18,7 @@ from app.live import Live
 from app.meta import Meta
 from app.pipeline import LabelParts, Parts, learn, process
 from app.records import Ragged, RecordBatch
+from features.blob import meta_key
 from features.contract import LIVE, WIDTH
 
 _CUSTOMER = b"warm-up"
@@ -39,7 +40,9 @@ async def warm_up(parts: Parts) -> None:
     its = LabelParts("warm-up-labels", label_writers())
     for first in (0, 2):  # the second time reads what the first one wrote
         live = Live(LIVE, 1, 4096, 4096)
-        live.adopt(0, Meta(1, next_offset=(first, first)), (0, 0))
+        meta = Meta(1, next_offset=(first, first))
+        store.blobs[meta_key(live.namespace, 0)] = meta.encode()
+        live.adopt(0, meta, (0, 0))
         enrich = dataclasses.replace(parts.enrich, live=live, store=store)
         now = dataclasses.replace(parts, enrich=enrich)
         await process(_records("warm-up", [good, b"broken"], first, now_us), now)

@@ -25,11 +25,12 @@ from app.adapters.memory import MemoryRegistry
 from app.adapters.onnx import load_scorer
 from app.adapters.redis import RedisStore
 from app.adapters.transport import choose_transport, open_sink, open_source
+from app.adapters.watermarks import KafkaWatermarks
 from app.align import Alignment, too_many
 from app.backoff import Backoff
 from app.batching import BatchPolicy
 from app.config import Settings
-from app.delivery import Delivery
+from app.delivery import Announcements, Delivery
 from app.emit import Route
 from app.enrich import Dropped, Enrich
 from app.errors import RejectCode
@@ -57,7 +58,7 @@ from features.state import LABELS, TRANSACTIONS
 log = structlog.get_logger("riskwire.worker")
 _ASK_AGAIN_S = 30.0
 _LOOK_S = 1.0
-_WARN_AGAIN_S = 30.0
+_FOLLOW_S = 0.02
 HELD_RECORDS_MAX = 20_000
 _ENVELOPE_BYTES = 4096  # Kafka's own bytes around a record, generously
 
@@ -77,10 +78,11 @@ class Worker:
         """Nothing is opened before `open`."""
         self.parts, self.metrics, self.intake = parts, metrics, intake
         self.ownership, self.labels = ownership, labels
-        self.alignment: Alignment | None = None
         self.delivery = Delivery(open_sink, intake)
+        self.alignment: Alignment | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._aligning, self._went_on = asyncio.Lock(), 0
         self._ask_again_at = self._looked_at = 0.0
-        self._warned_at = time.monotonic() + _WARN_AGAIN_S
 
     async def handle(self, batch: RecordBatch) -> None:
         """Process one batch and queue its outputs; the agent's body."""
@@ -89,27 +91,37 @@ class Worker:
         if self.alignment is None:
             await self._admit(batch)
             return
-        await self._wait_for_others(batch, self.alignment)
-
-    async def _wait_for_others(self, batch: RecordBatch, alignment: Alignment) -> None:
-        """Let a batch wait with the others, and whatever may go on."""
+        if self._following is None:
+            self._following = asyncio.create_task(self._follow_others(self.alignment))
+        if self._following.done():
+            self._following.result()  # raises what ended it
         if batch.topic == self.labels.topic:
-            times = await known_at(batch, self.labels, self.parts)
-            alignment.add(LABELS, batch, times)
+            log_, times = LABELS, await known_at(batch, self.labels, self.parts)
         else:
-            alignment.add(TRANSACTIONS, batch, await event_times(batch, self.parts))
+            log_, times = TRANSACTIONS, await event_times(batch, self.parts)
+        async with self._aligning:
+            self.alignment.add(log_, batch, times)
+            await self._go_on(self.alignment)
+
+    async def _go_on(self, alignment: Alignment) -> None:
+        """Admit what needs to wait no longer."""
         while (records := alignment.ready()) is not None:
+            self._went_on += 1
             await self._admit(records)
-        waiting = alignment.waiting()
-        self.intake.hold(too_many(waiting, self.ownership.topics, HELD_RECORDS_MAX))
-        owned = self.parts.enrich.live.state.owned
-        if waiting and not owned.all() and time.monotonic() > self._warned_at:
-            self._warned_at = time.monotonic() + _WARN_AGAIN_S
-            log.warning(
-                "RISKWIRE_ALIGNMENT=wait needs one worker that owns all partitions; records wait",
-                owned=int(owned.sum()),
-                partitions=len(owned),
-            )
+        self.intake.hold(too_many(alignment.waiting(), self.ownership.topics, HELD_RECORDS_MAX))
+
+    async def _follow_others(self, alignment: Alignment) -> None:
+        """Tell the owners of other partitions how far ours are, and go on as theirs do."""
+        live = self.parts.enrich.live
+        while True:
+            before = self._went_on
+            await asyncio.sleep(_FOLLOW_S)
+            if not live.is_everywhere and live.is_ahead():
+                await self.ownership.flush()
+            if alignment.waiting() and self._went_on == before:
+                await self.ownership.hear_others()
+                async with self._aligning:
+                    await self._go_on(alignment)
 
     async def _admit(self, batch: RecordBatch) -> None:
         admitted = self.intake.ledger.admit(batch)
@@ -148,6 +160,9 @@ class Worker:
     async def drain(self) -> None:
         """Stop intake, let what is in hand finish and commit, close the producer."""
         await self.intake.stop()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         await self.ownership.close()
         await self.delivery.close()
 
@@ -172,6 +187,8 @@ class Worker:
         reasons = ["the consumer's thread has ended"] if self.intake.has_ended else []
         if self.ownership.has_ended:
             reasons.append("the state is not written any more")
+        if self._following is not None and self._following.done():
+            reasons.append("nobody hears of other workers any more")
         return not reasons, reasons
 
     def _count(self, processed: Processed) -> None:
@@ -235,7 +252,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         metrics,
         now_us,
         flush_s=settings.state_flush_ms / 1000,
-        declares_quiet=settings.alignment == "mark",
+        marks=KafkaWatermarks(settings),
     )
     backoff = ownership.backoff
     parts = Parts(
@@ -274,6 +291,10 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     )
     if settings.alignment == "wait":
         worker.alignment = Alignment(live, intake.ledger.admits)
+    else:
+        ownership.announcer = Announcements(
+            worker.delivery, settings.topic("watermarks"), settings.group_id
+        )
     return worker
 
 
@@ -333,6 +354,7 @@ def _wire_formats(settings: Settings) -> tuple[WriterSchemas, Route]:
         alerts=settings.topic("alerts"),
         dead_letters=settings.topic("dead_letters"),
         letter_bytes_max=settings.message_bytes_max - _ENVELOPE_BYTES,
+        score_features=settings.scores_carry_features,
     )
     if not settings.schema_registry_url:
         return MemoryRegistry(), route

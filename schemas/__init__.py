@@ -14,7 +14,7 @@ import fastavro
 from fastavro.schema import fingerprint as fastavro_fingerprint
 from fastavro.schema import to_parsing_canonical_form
 
-NAMES = ("transaction", "risk_score", "risk_alert", "fraud_label")
+NAMES = ("transaction", "risk_score", "risk_alert", "fraud_label", "watermark")
 SINGLE_OBJECT_MAGIC = b"\xc3\x01"
 
 

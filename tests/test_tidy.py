@@ -145,5 +145,5 @@ def _fields(schema: Any) -> Iterator[dict[str, Any]]:
 def test_every_field_of_a_schema_is_explained(name: str) -> None:
     """The wire contract says what each field means."""
     fields = list(_fields(json.loads(schemas.load(name).text)))
-    assert len(fields) > 5
+    assert len(fields) > 2
     assert not [field["name"] for field in fields if len(field.get("doc", "")) < 8]

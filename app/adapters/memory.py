@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from app.errors import BrokerUnavailable, RegistryUnavailable, StoreUnavailable
 from app.ports import RebalanceListener
 from app.records import Float32s, Outbound, RecordBatch
+from app.watermarks import Watermark
 
 
 class MemoryStore:
@@ -60,6 +61,19 @@ class MemoryStore:
     def _answer(self) -> None:
         if self.away:
             raise StoreUnavailable("the store in memory is away")
+
+
+class MemoryWatermarks:
+    """The topic `watermarks` in lists by partition."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.marks: dict[int, list[Watermark]] = {}
+
+    async def read(self, starts: Mapping[int, int]) -> dict[int, tuple[list[Watermark], int]]:
+        """See `WatermarkLog.read`."""
+        found = {p: self.marks.get(p, []) for p in starts}
+        return {p: (found[p][at:], len(found[p])) for p, at in starts.items()}
 
 
 class MemoryRegistry:

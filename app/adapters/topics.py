@@ -69,7 +69,7 @@ class Change:
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """Return the five topics as the settings want them, transactions first."""
+    """Return the six topics as the settings want them, transactions first."""
     # Broker time on the way in: the wait in the broker can be told from the wait before it, and
     # replayed events are not deleted for their age.
     arrival = {TIMESTAMP_TYPE: "LogAppendTime"}
@@ -82,6 +82,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(settings.topic("scores"), count, copies),
         Topic(settings.topic("alerts"), count, copies),
         Topic(settings.topic("dead_letters"), count, copies, letters),
+        Topic(settings.topic("watermarks"), count, copies),
     ]
 
 

@@ -24,7 +24,6 @@ from app.decide import decide, reasons
 from app.demo.traffic import encoded
 from app.emit import Provenance, Route, Scored, emit
 from app.latency import Instants
-from app.ledger import next_offsets
 from app.live import Live
 from app.meta import Meta
 from app.partitioner import partition_of
@@ -128,7 +127,7 @@ def _stages(
     done("decode")
     pending = live.lookup(transactions, records.polled_us)
     live.take(pending, [store.blobs.get(key) for key in pending.keys])
-    live.applied(TRANSACTIONS, next_offsets(records))
+    live.applied(TRANSACTIONS, records)
     done("find rows")
     matrix, provisional = live.advance(transactions, pending)
     done("features")

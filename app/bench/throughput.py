@@ -32,7 +32,7 @@ from app.bench.load import STATE, fill_topic, load, state_of, write_state
 from app.demo.cluster import pick_kafka, redis_server
 from app.errors import ConfigError, Unavailable
 
-OUTPUTS = ("", "-alerts", "-dead-letters", "-labels")
+OUTPUTS = ("", "-alerts", "-dead-letters", "-labels", "-watermarks")
 WARM_SHARE = 0.1
 LANE_TIMEOUT_S = 120
 REPORTED_VERSIONS = (

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.adapters.memory import MemoryStore
+from app.adapters.memory import MemoryStore, MemoryWatermarks
 from app.backoff import Backoff
 from app.enrich import Enrich
 from app.labels import Labels
 from app.live import Frozen, Live
 from app.meta import Meta
 from app.records import Float32s, Int64s, Ragged
+from app.watermarks import Watermark
 from features import blob
 from features.contract import DAY_US, LIVE, Timing
 from features.offline import Log, vectors
@@ -77,6 +78,7 @@ class Stream:
     partitions: int
     timing: Timing
     store: MemoryStore = field(default_factory=MemoryStore)
+    marks: MemoryWatermarks = field(default_factory=MemoryWatermarks)
     now_us: int = 0
     computed: Counter[str] = field(default_factory=Counter)
 
@@ -128,6 +130,10 @@ class Worker:
             meta = (Meta.parse(value) or Meta(self.stream.partitions)).owned_by(self.name)
             assert await self.stream.store.flush(key, value, meta.encode(), [])
             self.live.adopt(p, meta, (0, 0))
+            [(marks, next_mark)] = (await self.stream.marks.read({p: meta.next_mark})).values()
+            self.live.next_mark[p] = next_mark
+            for mark in marks:
+                self.live.declare(p, mark)
 
     async def flush(self) -> None:
         """Write all that changed."""
@@ -147,6 +153,7 @@ class Worker:
             guard = blob.meta_key(self.live.namespace, image.partition)
             before, after = image.before.encode(), image.after.encode()
             if not fails:
+                self.live.writing(image)
                 assert await self.stream.store.flush(guard, before, after, image.pairs)
                 self.live.flushed(image)
             self.live.thaw(image)
@@ -173,6 +180,7 @@ class Worker:
                     "customer_id": f"c{log.customer[i]}",
                     "terminal_id": f"t{log.terminal[i]}",
                     "partition": log.partition[i],
+                    "offset": self.stream.topics[TRANSACTIONS].offsets[i],
                     "event_time_us": log.event_time_us[i],
                     "amount_minor": log.amount_minor[i],
                 }
@@ -221,9 +229,14 @@ class Worker:
         told = self.waiting(LABELS)
         known_us = self.stream.log.known_at_us[told]
         for p in self.live.owned:
-            self.live.quiet(TRANSACTIONS, p, int(self.stream.until_us[coming[0]]) - late_us)
+            quiet(self.live, TRANSACTIONS, p, int(self.stream.until_us[coming[0]]) - late_us)
             if len(told):
-                self.live.quiet(LABELS, p, int(known_us.min()))
+                quiet(self.live, LABELS, p, int(known_us.min()))
+
+
+def quiet(live: Live, log: int, partition: int, until_us: int) -> None:
+    """Declare a log complete from where it is read on."""
+    live.declare(partition, Watermark(log, live.next_offset[log, partition], until_us))
 
 
 def one_each(n: int = 3, partitions: int = 1) -> Stream:

@@ -1,5 +1,6 @@
 """Stage 5: what goes out, byte for byte."""
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import schemas
+from app import encode
+from app.adapters.scores import parse
 from app.decide import DECISIONS
 from app.emit import Provenance, Route, Scored, alert_id, emit, transaction_fields
 from app.errors import RejectCode
 from app.latency import PARTS, Instants, total_us, wait_us
-from app.records import Outbound, Reason, RecordBatch, Reject, Transactions
+from app.records import Float32s, Outbound, Reason, RecordBatch, Reject, Transactions
 from tests.app.builders import T0, record_batch, transactions
 
 ROUTE = Route("scores", "alerts", "dead-letters")
+CARRYING = dataclasses.replace(ROUTE, score_features=True)
 SOURCE = Provenance("mlp-1-abc", "contract-1", "CPUExecutionProvider")
 INSTANTS = Instants(T0 + 5000, T0 + 5100, T0 + 5230, T0 + 5400, T0 + 5444)
 
@@ -46,13 +50,18 @@ def _emit(
     scores: Sequence[float] | None = None,
     rejects: Sequence[Reject] = (),
     records: RecordBatch | None = None,
+    vectors: Float32s | None = None,
 ) -> Outbound:
+    """Where there are `vectors`, scores carry them."""
     columns = transactions(rows)
     n = len(rows)
     decisions = [0] * n if decisions is None else decisions
     scored = _scored(columns, decisions, [0.125] * n if scores is None else scores)
+    if vectors is not None:
+        scored = dataclasses.replace(scored, matrix=vectors)
     keys = [(0, i, b"c1", b"v") for i in range(max(n, 1))]
-    return emit(records or record_batch(keys), scored, rejects, SOURCE, ROUTE)
+    route = ROUTE if vectors is None else CARRYING
+    return emit(records or record_batch(keys), scored, rejects, SOURCE, route)
 
 
 def _read(name: str, value: bytes | None) -> dict[str, Any]:
@@ -89,13 +98,18 @@ def _micros(record: dict[str, Any], name: str) -> int:
     ),
     st.integers(0, 2),
     st.floats(0, 1, width=32),
+    st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=70),
 )
 def test_scores_are_byte_equal_to_fastavro(
-    rows: list[dict[str, Any]], decision: int, score: float
+    rows: list[dict[str, Any]], decision: int, score: float, vector: list[float] | None
 ) -> None:
     """The compiled encoder and fastavro write the same bytes for any values."""
     columns = transactions(rows)
-    out = _emit(rows, [decision] * len(rows), [score] * len(rows)).columns[0]
+    n = len(rows)
+    vectors = None
+    if vector is not None:
+        vectors = np.array([np.roll(vector, i) for i in range(n)], np.float32)
+    out = _emit(rows, [decision] * n, [score] * n, vectors=vectors).columns[0]
     for i, row in enumerate(rows):
         expected = io.BytesIO()
         latency = {
@@ -120,11 +134,45 @@ def test_scores_are_byte_equal_to_fastavro(
             **SOURCE.fields(provisional=i % 2 == 1),
             "vector_hash": (i * 0x0123456789ABCDEF).to_bytes(8, "big"),
             "latency": latency,
+            "features": None if vectors is None else vectors[i].tolist(),
         }
         schema = schemas.load("risk_score")
         fastavro.schemaless_writer(expected, schema.parsed, record)
         assert schema.single_object_header + expected.getvalue() == out.values[i]
         assert columns.strings("customer_id")[i] == out.keys[i]
+
+
+def test_scores_carry_features_only_where_asked() -> None:
+    """Null takes a byte; a vector four a feature, its count and its end; the rest is the same."""
+    rows = [{"transaction_id": f"t{i}"} for i in range(3)]
+    vectors = np.arange(210, dtype=np.float32).reshape(3, 70)  # 70: a count of two bytes
+    without, with_ = (_emit(rows, vectors=v).columns[0].values for v in (None, vectors))
+    for i in range(3):
+        a, b = (_read("risk_score", values[i]) for values in (without, with_))
+        assert a.pop("features") is None
+        assert b.pop("features") == vectors[i].tolist()
+        assert a == b
+    assert (with_.length - without.length).tolist() == [2 + 4 * 70 + 1] * 3
+
+
+@pytest.mark.parametrize("vectors", [None, np.ones((3, 26), np.float32)], ids=["null", "carried"])
+def test_the_fast_reader_takes_scores_apart(vectors: Float32s | None) -> None:
+    """What a replay compares is read from the bytes alike, with a vector behind it or none."""
+    rows = [{"transaction_id": str(100 + i), "partition": 3, "offset": 7 + i} for i in range(3)]
+    found = parse(_emit(rows, [0, 1, 2], [0.25, 0.5, 1], vectors=vectors).columns[0].values)
+    assert found.transaction.tolist() == [100, 101, 102]
+    assert (found.partition.tolist(), found.offset.tolist()) == ([3, 3, 3], [7, 8, 9])
+    assert (found.score.tolist(), found.decision.tolist()) == ([0.25, 0.5, 1], [0, 1, 2])
+    assert found.provisional.tolist() == [False, True, False]
+    assert found.vector_hash.tolist() == [i * 0x0123456789ABCDEF for i in range(3)]
+
+
+def test_the_encoder_is_compiled_once() -> None:
+    """With a vector, without, with no rows: one specialisation, compiled at start."""
+    for n in (0, 1):
+        for vectors in (None, np.zeros((n, 3), np.float32)):
+            _emit([{}] * n, vectors=vectors)
+    assert len(encode._encode.signatures) == 1
 
 
 def test_the_parts_of_the_latency_record_add_up() -> None:

@@ -1,6 +1,7 @@
 """Following topics: what a reader outside the group sees, whoever framed it."""
 
 import io
+import json
 import time
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 
 import schemas
 from app.adapters.admin import fill
-from app.adapters.follow import Decoder, Follower, Seen, sample
+from app.adapters.follow import Decoder, Fields, Follower, Seen, sample
 from app.adapters.mock_cluster import MockCluster
 from app.config import Settings, load_settings
 from app.errors import ConfigError
@@ -24,7 +25,7 @@ LATENCY = {
     "scored": 6,
     "emitted": 7,
 }
-SCORE = {
+SCORE: Fields = {
     "transaction_id": "t",
     "customer_id": "c",
     "source_partition": 1,
@@ -38,14 +39,15 @@ SCORE = {
     "provider": "p",
     "vector_hash": bytes(8),
     "latency": LATENCY,
+    "features": None,
 }
 
 
-def encoded(header: bytes) -> bytes:
-    """Return SCORE behind a framing."""
+def encoded(header: bytes, score: Fields = SCORE) -> bytes:
+    """Return a score behind a framing."""
     out = io.BytesIO(header)
     out.seek(len(header))
-    fastavro.schemaless_writer(out, schemas.load("risk_score").parsed, SCORE)
+    fastavro.schemaless_writer(out, schemas.load("risk_score").parsed, score)
     return out.getvalue()
 
 
@@ -85,6 +87,19 @@ def test_decodes_a_registrys_framing_and_asks_once() -> None:
     assert decode(encoded(b"\x00" + (7).to_bytes(4, "big"))) == SCORE
     assert decode(encoded(b"\x00" + (8).to_bytes(4, "big"))) is None
     assert asked == [7, 8]
+
+
+def test_decodes_a_score_that_was_written_before_features() -> None:
+    """A registry's older schema, without the field, gives null for it; a vector is kept."""
+    older = json.loads(schemas.load("risk_score").text)
+    assert older["fields"].pop()["name"] == "features"
+    decode = Decoder("risk_score", lambda _id: json.dumps(older))
+    framed = encoded(b"\x00" + (7).to_bytes(4, "big"))
+    assert framed.endswith(b"\x00")  # null
+    assert decode(framed[:-1]) == SCORE
+    carrying = {**SCORE, "features": [0.5, -1.0]}
+    value = encoded(schemas.load("risk_score").single_object_header, carrying)
+    assert Decoder("risk_score")(value) == carrying
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,16 @@ from features import blob
 from features.contract import DAY_US, LIVE, REPLAY, Timing, contract_id
 from features.state import LABELS, TRANSACTIONS
 from tests.app.builders import record_batch, transactions
-from tests.app.streams import BATCH, START_US, Stream, Worker, one_each, random_log, shuffled
+from tests.app.streams import (
+    BATCH,
+    START_US,
+    Stream,
+    Worker,
+    one_each,
+    quiet,
+    random_log,
+    shuffled,
+)
 
 BIG = 4096
 
@@ -49,7 +58,7 @@ def test_batches_cut_anyhow_are_offline_vectors(seed: int, partitions: int, timi
             await worker.learn(told[stream.log.known_at_us[told] <= until_us])
             worker.declare_quiet()
             for p in range(partitions):
-                worker.live.quiet(LABELS, p, int(until_us))
+                quiet(worker.live, LABELS, p, int(until_us))
             await worker.read(len(rows), 0)
 
     asyncio.run(work())
@@ -157,6 +166,7 @@ async def test_a_flush_that_failed_is_written_by_the_next() -> None:
     [again] = worker.live.freeze()
     assert sorted(again.pairs) == sorted(lost.pairs)
     assert len(again.pairs) == 6
+    worker.live.writing(again)
     worker.live.flushed(again)
     assert worker.live.freeze()[0].pairs == []
     worker.live.lookup(transactions([{"customer_id": "new", "terminal_id": "new"}]), 0)
@@ -187,25 +197,80 @@ async def test_a_batch_of_the_whole_capacity_follows_another() -> None:
     assert sum(stream.computed.values()) == 12
 
 
-async def test_damaged_blobs_are_read_as_none_and_counted() -> None:
-    """The payment is scored on what is left."""
+@pytest.mark.parametrize("kind", ["c", "t"])
+async def test_a_damaged_blob_of_ours_has_the_partition_built_anew(kind: str) -> None:
+    """No vector is made of what is left: the batch is dropped until the state is claimed again."""
     stream = one_each()
     first = Worker(stream, "w", 8, 8)
     await first.claim(0)
     await first.read(1, 0)
     await first.flush()
     contract = contract_id(LIVE)
-    for key in (blob.customer_key(contract, 0, b"c0"), blob.share_key(contract, 0, b"t0")):
-        assert key in stream.store.blobs
-        stream.store.blobs[key] = b"broken"
+    keys = {"c": blob.customer_key(contract, 0, b"c0"), "t": blob.share_key(contract, 0, b"t0")}
+    assert keys[kind] in stream.store.blobs
+    stream.store.blobs[keys[kind]] = b"broken"
     second = Worker(stream, "w", 8, 8)
     await second.claim(0)
-    await second.learn(second.waiting(LABELS))
-    assert second.live.damaged == 1
     its = transactions([{"customer_id": "c0", "terminal_id": "t0"}])
-    matrix, _ = await second.enrich.vectors(record_batch([(0, 1, None, None)]), its)
-    assert second.live.damaged == 2
-    assert matrix[0, 3] == 1
+    with pytest.raises(Dropped):
+        await second.enrich.vectors(record_batch([(0, 1, None, None)]), its)
+    assert second.live.damaged == 1
+    assert second.live.distrusted == {0}
+    assert not second.live.owned
+
+
+async def test_a_vector_with_a_damaged_copy_is_provisional() -> None:
+    """Whose share it is will find it; here it counts as not read."""
+    stream = one_each(2, 2)
+    theirs, ours = (Worker(stream, name, 8, 16) for name in ("them", "us"))
+    await theirs.claim(1)
+    await theirs.read(1, 0)
+    for log in (TRANSACTIONS, LABELS):
+        quiet(theirs.live, log, 1, START_US + 30 * DAY_US)
+    await theirs.flush()
+    key = blob.share_key(theirs.live.namespace, 1, b"t1")
+
+    async def is_provisional() -> bool:
+        await ours.claim(0)
+        for log in (TRANSACTIONS, LABELS):
+            quiet(ours.live, log, 0, START_US + 30 * DAY_US)
+        fields = {"customer_id": "c", "terminal_id": "t1", "event_time_us": START_US + 20 * DAY_US}
+        records = record_batch([(0, 0, None, None)])
+        _, provisional = await ours.enrich.vectors(records, transactions([fields]))
+        return bool(provisional[0])
+
+    assert not await is_provisional()
+    assert key in stream.store.blobs
+    stream.store.blobs[key] = b"broken"
+    ours = Worker(stream, "us", 8, 16)
+    assert await is_provisional()
+    assert ours.live.damaged == 1
+    assert not ours.live.distrusted
+
+
+@pytest.mark.parametrize("lost", ["older", "all", "newer epoch"])
+async def test_a_miss_tells_that_redis_is_not_as_it_was_written(lost: str) -> None:
+    """Rolled back or emptied: claim again before anything is computed. Another's: stop."""
+    stream = one_each(6)
+    worker = Worker(stream, "w", 8, 8)
+    await worker.claim(0)
+    key = blob.meta_key(worker.live.namespace, 0)
+    before = stream.store.blobs[key]
+    await worker.read(2, 0)
+    await worker.begin_flush()
+    await worker.read(1, 0)  # while it is on its way, what was and what comes are both right
+    await worker.finish_flush()
+    await worker.read(1, 0)
+    match lost:
+        case "older":
+            stream.store.blobs[key] = before
+        case "all":
+            stream.store.blobs.clear()
+        case "newer epoch":
+            stream.store.blobs[key] = worker.live.owned[0].owned_by("other").encode()
+    with pytest.raises(StateError if lost == "newer epoch" else Dropped):
+        await worker.read(1, 0)
+    assert bool(worker.live.owned) is (lost == "newer epoch")
 
 
 async def test_one_read_serves_a_batch_and_the_next_needs_none() -> None:
@@ -222,16 +287,17 @@ async def test_one_read_serves_a_batch_and_the_next_needs_none() -> None:
         blob.customer_key(contract, 0, b"c"),
         blob.share_key(contract, 0, b"t"),
         blob.share_key(contract, 1, b"t"),
+        blob.meta_key(contract, 0),
         blob.meta_key(contract, 1),
     ]
     assert stream.store.fetches[0] == wanted
     # The other partition has no state yet, so its share is asked for again, after a while.
-    assert stream.store.fetches[1:] == [wanted[2:]]
+    assert stream.store.fetches[1:] == [[wanted[2], wanted[4]]]
     await worker.claim(1)
     stream.store.fetches.clear()
     for offset in (2, 3):
         await worker.enrich.vectors(record_batch([(0, offset, None, None)]), its)
-    assert stream.store.fetches == [wanted[2:3]]
+    assert stream.store.fetches == [[wanted[2], wanted[4]]]
 
 
 async def test_a_batch_that_waited_for_room_while_its_partition_was_claimed_is_dropped() -> None:
@@ -256,9 +322,9 @@ def test_a_record_counts_once() -> None:
     """An offset that is in the state already is the worker's fault, not a second payment."""
     live = Live(LIVE, 2, 8, 8)
     live.adopt(1, Meta(2, next_offset=(5, 7)), (6, 9))
-    live.applied(TRANSACTIONS, {1: 6})
+    live.applied(TRANSACTIONS, record_batch([(1, 5, None, None)]))
     with pytest.raises(StateError, match="offset 5 of partition 1"):
-        live.applied(TRANSACTIONS, {1: 6})
+        live.applied(TRANSACTIONS, record_batch([(1, 5, None, None), (1, 6, None, None)]))
     partition, offset = np.ones(3, np.int32), np.array([5, 6, 8])
     assert live.silent(TRANSACTIONS, partition, offset).tolist() == [True, False, False]
     assert live.silent(LABELS, partition, offset).tolist() == [True, True, True]

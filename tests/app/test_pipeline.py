@@ -9,6 +9,7 @@ from typing import Any
 import fastavro
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +25,10 @@ from app.live import Live, StateError
 from app.meta import Meta
 from app.pipeline import Parts, Processed, process
 from app.records import Header, RecordBatch
+from features.blob import meta_key
 from features.contract import CONTRACT_ID, LIVE, WIDTH
 from tests.app.builders import T0, record_batch
+from tests.app.streams import quiet
 
 SCHEMA = schemas.load("transaction")
 CUSTOMERS = [b"c%d" % i for i in range(7)]
@@ -39,6 +42,7 @@ def parts(**changes: Any) -> Parts:
     ticks = itertools.count(T0 + 10_000, 10)
     weights = np.linspace(-0.03, 0.03, WIDTH, dtype=np.float32)
     live = Live(LIVE, 2, 4096, 8192)
+    store = MemoryStore({meta_key(live.namespace, p): Meta(2).encode() for p in range(2)})
     for partition in range(2):
         live.adopt(partition, Meta(2), (0, 0))
     backoff = Backoff()
@@ -54,7 +58,7 @@ def parts(**changes: Any) -> Parts:
         "writers": decode.Writers(),
         "limits": decode.Limits(16_384, 32, 8192, 300_000_000),
         "registry": MemoryRegistry(),
-        "enrich": Enrich(live, MemoryStore(), clock, backoff, full),
+        "enrich": Enrich(live, store, clock, backoff, full),
         "scorer": LinearScorer(weights, "linear-1", CONTRACT_ID),
         "policy": Policy(0.5, 0.9),
         "explainer": LinearExplainer(weights),
@@ -182,7 +186,8 @@ def test_the_second_batch_needs_no_store() -> None:
     run(batch(values, 1), with_)
     assert len(store.fetches) == 1
     shares = 3 * 2
-    assert len(store.fetches[0]) == len(set(store.fetches[0])) == 7 + shares
+    metas = 2
+    assert len(store.fetches[0]) == len(set(store.fetches[0])) == 7 + shares + metas
     run(batch(values, 1, 20), with_)
     assert len(store.fetches) == 1
 
@@ -208,12 +213,26 @@ def test_the_same_offset_twice_is_refused() -> None:
         run(batch([value(1)], 1), with_)
 
 
+def test_a_carried_vector_is_the_one_that_was_hashed_and_alerted() -> None:
+    """The hash of a score is that of the vector in it, which its alert has too."""
+    route = Route("scores", "alerts", "dead-letters", score_features=True)
+    with_ = parts(route=route, policy=Policy(1e-9, 0.9))  # so that every score has an alert
+    rows, _ = timeless(run(batch([value(i) for i in range(40)]), with_))
+    scores, alerts = ([row[3] for row in rows if row[0] == topic] for topic in ("scores", "alerts"))
+    assert len(scores) == len(alerts) == 40
+    for score, alert in zip(scores, alerts, strict=True):
+        vector = np.array(score["features"], "<f4")
+        assert vector.shape == (WIDTH,)
+        assert xxhash.xxh64_digest(vector.tobytes()) == score["vector_hash"]
+        assert score["features"] == alert["features"]
+
+
 def test_scores_are_provisional_until_every_log_is_read() -> None:
     """No outcome was ever read: each score says so; once the logs are declared complete, none."""
     with_ = parts()
     assert run(batch([value(1)], 1), with_).provisional == 1
     for log, partition in itertools.product((0, 1), (0, 1)):
-        with_.enrich.live.quiet(log, partition, T0)
+        quiet(with_.enrich.live, log, partition, T0)
     rows, _ = timeless(run(batch([value(2)], 1, 1), with_))
     assert [row[3]["provisional"] for row in rows] == [False]
 

@@ -6,19 +6,25 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.adapters.memory import MemorySink, MemorySource, MemoryStore
+from app.adapters.memory import MemorySink, MemorySource, MemoryStore, MemoryWatermarks
 from app.batching import BatchPolicy
+from app.config import load_settings
+from app.delivery import Announcements
 from app.enrich import Enrich
 from app.intake import Intake, IntakeLimits
 from app.labels import label_writers
 from app.ledger import Ledger
 from app.live import Live
+from app.meta import Meta
 from app.metrics import Metrics
 from app.ownership import Ownership
 from app.pipeline import LabelParts
 from app.ports import RebalanceListener, Sink, Source
-from app.worker import Worker
+from app.watermarks import parse
+from app.worker import Worker, _wire_formats
+from features.blob import meta_key
 from features.contract import LIVE
+from features.state import LABELS, NEVER, TRANSACTIONS
 from tests.app.builders import record_batch
 from tests.app.test_intake import until
 from tests.app.test_pipeline import parts, value
@@ -32,6 +38,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.sinks: list[MemorySink] = []
+        self.skipped_us = 0
         self._opened: MemorySource | None = None
         metrics = Metrics()
         limits = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=1.0)
@@ -44,9 +51,9 @@ class Bench:
             "w1",
             "here",
             metrics,
-            its.clock,
+            lambda: its.clock() + self.skipped_us,
             flush_s=0.05,
-            declares_quiet=False,
+            marks=MemoryWatermarks(),
         )
         enrich = Enrich(live, self.store, its.clock, owner.backoff, owner.make_room)
         intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), limits, metrics, owner)
@@ -152,6 +159,40 @@ async def test_going_back_waits_for_a_broker_that_is_away(bench: Bench) -> None:
     await until(lambda: bench.source.sought[1:] == [{AT: 0, LABELS_AT: 0}])
     bench.add(0, 2)
     await until(lambda: bench.source.commits == {AT: 2})
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_scores_carry_features_by_setting(*, carry: bool) -> None:
+    """The setting reaches the route of the outputs."""
+    _, route = _wire_formats(load_settings(scores_carry_features=carry))
+    assert route.score_features is carry
+
+
+async def test_a_quiet_log_is_declared_complete_once_and_then_written(bench: Bench) -> None:
+    """In its partition, from the next offset on; the state is written when Kafka has it."""
+    owner = bench.worker.ownership
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    owner.announcer = Announcements(bench.worker.delivery, "watermarks", "us")
+    await asyncio.sleep(0.2)  # it was seen how far the logs are
+    bench.sinks[0].holding = True
+    bench.skipped_us += 100_000_000
+    await until(lambda: any(out.source_topic == "watermarks" for _, out in bench.sinks[0].sent))
+    [columns] = bench.sinks[0].sent[-1][1].columns
+    marks = [parse(columns.values[i], "us") for i in range(len(columns))]
+    assert columns.topic == "watermarks"
+    assert [(m.log, m.position) for m in marks if m] == [(TRANSACTIONS, 3), (LABELS, 0)]
+    assert owner.live.state.watermarks().min() == min(m.until_us for m in marks if m)
+    await asyncio.sleep(0.2)
+    key = meta_key(owner.live.namespace, 0)
+    written = Meta.parse(bench.store.blobs[key])
+    assert written is not None
+    assert written.quiet_us == (NEVER, NEVER), "Kafka has not acknowledged it yet"
+    bench.sinks[0].holding = False
+    await until(lambda: bench.store.blobs[key] == owner.live.owned[0].encode() != written.encode())
+    assert owner.live.owned[0].quiet_us == tuple(m.until_us for m in marks if m)
+    await asyncio.sleep(0.2)
+    assert sum(out.source_topic == "watermarks" for _, out in bench.sinks[0].sent) == 1
 
 
 async def test_metrics_add_up(bench: Bench) -> None:

@@ -123,6 +123,7 @@ def world(
         "SCORES": topic("scores", PARTITIONS),
         "ALERTS": topic("alerts", PARTITIONS),
         "DEAD_LETTERS": topic("dead", PARTITIONS, max_message_bytes="4194304"),
+        "WATERMARKS": topic("watermarks", PARTITIONS),
     }
     world = World(kafka.bootstrap, redis_url, names, tmp_path, unused_port)
     yield world
@@ -453,7 +454,7 @@ def test_the_broker_away_means_waiting(
     own_kafka: OwnKafka, redis_url: str, tmp_path: Path, unused_port: Callable[[], int]
 ) -> None:
     """The broker is killed and comes back: the worker lives, and every record is scored."""
-    roles = ("TRANSACTIONS", "SCORES", "ALERTS", "DEAD_LETTERS")
+    roles = ("TRANSACTIONS", "SCORES", "ALERTS", "DEAD_LETTERS", "WATERMARKS")
     names = {role: role.lower().replace("_", "-") for role in roles}
     create_topics(own_kafka.bootstrap, dict.fromkeys(names.values(), PARTITIONS), {})
     world = World(own_kafka.bootstrap, redis_url, names, tmp_path, unused_port)

@@ -48,6 +48,7 @@ def settings_of(wanted: Task) -> Settings:
         topic_scores=wanted.scores,
         topic_alerts=f"{wanted.scores}-alerts",
         topic_dead_letters=f"{wanted.scores}-dead-letters",
+        topic_watermarks=f"{wanted.scores}-watermarks",
         redis_url=wanted.redis,
         log_level="WARNING",
     )
