@@ -31,7 +31,7 @@ _PAUSE_AFTER_S = 0.25
 _LAG_EVERY_S = 1.0
 _REWIND_POLL_S = 0.005
 _CONFIRM_POLL_S = 0.01
-_LEAVE_S = 1.0
+_LEAVE_S = 1.5
 _COMMIT_AGAIN_S = 3600.0
 """The group forgets offsets that were not committed for some days, also where nothing came."""
 
@@ -368,5 +368,10 @@ class Intake:
         if not self.ledger.wait_idle(None, self._limits.drain_timeout_s):
             log.warning("stopped with work in hand; it will be done again")
         self._committable()
-        if self._unconfirmed:
+        end_s = time.monotonic() + _LEAVE_S
+        while self._unconfirmed:
             self._commit_and_wait(source, dict(self._unconfirmed))
+            if time.monotonic() > end_s:
+                break
+            if self._unconfirmed:
+                source.poll(1, _WAIT_MS, 0)  # serves the rebalance that was in the way
