@@ -6,7 +6,7 @@ to import waits until its command runs; where the `train` extra is missing, that
 
 # ruff: noqa: PLC0415 -- see above
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -54,6 +54,8 @@ TraLimit = Annotated[
 ModelDir = Annotated[Path, typer.Argument(help="A model's directory.")]
 
 HOLDOUT_DAYS = 14
+PROTOCOL = "handbook"
+REPLAY_PARTITIONS, REPLAY_WORKERS = 4, 1
 
 
 def _date(text: str | date) -> date:
@@ -179,7 +181,7 @@ def finetune(
 
 
 def evaluate(
-    protocol: Annotated[str, typer.Option(help="Which benchmark.")] = "handbook",
+    protocol: Annotated[str, typer.Option(help="Which benchmark.")] = PROTOCOL,
     seed: WorldSeed = 0,
     model: Annotated[
         list[str] | None,
@@ -199,8 +201,12 @@ def evaluate(
     through_kafka: Annotated[
         bool, typer.Option("--through-kafka", help="Replay through a real broker and worker.")
     ] = False,
-    partitions: Annotated[int, typer.Option(min=1, max=64, help="Of the replay's topics.")] = 4,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="That share the replay.")] = 1,
+    partitions: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Of the replay's topics; 4 if not given.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=16, help="That share the replay; 1 if not given.")
+    ] = None,
 ) -> None:
     """Measure models on the public benchmark, beside the book's recipe and the oracle.
 
@@ -208,10 +214,17 @@ def evaluate(
     """
     models = model or []
     if through_kafka:
-        count = (partitions, workers)
+        fixed = {
+            "--protocol": None if protocol == PROTOCOL else protocol,
+            "--alerts-per-day": alerts_per_day, "--cost": cost, "--tra-limit": tra_limit,
+        }  # fmt: skip
+        _refuse(fixed, "--through-kafka replays the handbook at 100 alerts a day: leave out")
+        count = (partitions or REPLAY_PARTITIONS, workers or REPLAY_WORKERS)
         raise typer.Exit(
             _replay(seed, models, count, as_json=as_json, scores=scores, report=report)
         )
+    replayed = {"--partitions": partitions, "--workers": workers}
+    _refuse(replayed, "only a replay has them: add --through-kafka or leave out")
     with _train_extra():
         from app.evaluate_cli import run
 
@@ -253,6 +266,13 @@ def _rule(alerts_per_day: float | None, cost: str | None, tra_limit: float | Non
     from app.evaluate_cli import rule_of
 
     return rule_of(alerts_per_day, cost, tra_limit)
+
+
+def _refuse(options: Mapping[str, object], advice: str) -> None:
+    """Raise ConfigError where one of these options was given."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{advice} {', '.join(given)}")
 
 
 def _replay(

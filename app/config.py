@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     )
     sasl_password: SecretStr | None = Field(None, description="librdkafka sasl.password; secret.")
 
+    delivery: Literal["exactly_once", "at_least_once"] = Field(
+        "exactly_once",
+        description="exactly_once: outputs and offsets in one Kafka transaction; at_least_once: "
+        "offsets after outputs, a little cheaper, and the only one on a mock cluster.",
+    )
+
     topic_prefix: str = Field("", description="Put in front of every topic name.")
     topic_transactions: str = Field("transactions", description="Input topic.")
     topic_labels: str = Field("labels", description="Topic of outcomes.")
@@ -107,7 +113,7 @@ class Settings(BaseSettings):
         100, ge=1, le=60_000, description="Time between offset commits."
     )
     drain_timeout_s: float = Field(
-        3.0, gt=0, le=60, description="Time to finish work in hand on stop."
+        2.0, gt=0, le=60, description="Time to finish work in hand on stop."
     )
 
     worker_id: str = Field(

@@ -7,20 +7,58 @@ outputs keep their order. At least once: what was sent before the failure may be
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import structlog
 
 from app.errors import BrokerUnavailable
 from app.intake import Intake
-from app.ledger import Ledger
 from app.ports import Sink
 from app.records import Outbound
-from app.watermarks import Watermark, outbound
+from app.watermarks import Watermark, declarations
 
 log = structlog.get_logger("riskwire.delivery")
 _ACK_POLL_S = 0.005
 _ROOM_POLL_S = 0.001
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a batch sends: how many records at most, and how to make them once they may leave."""
+
+    count: int
+    encode: Callable[[], Outbound]
+    sent: Callable[[], None] = lambda: None
+    """Called when it is sent, or committed where it is sent in a transaction."""
+    waits: bool = True
+    """Whether it waits for room: what is small and must not be overtaken does not."""
+
+    @classmethod
+    def of(cls, outbound: Outbound, *, waits: bool = True) -> Self:
+        """Records that are made already."""
+        return cls(len(outbound), lambda: outbound, waits=waits)
+
+
+class Deliverer(Protocol):
+    """The way out: `Delivery`, or `app.transactions.TransactionalDelivery`."""
+
+    failing: str
+    """Why nothing goes out now; empty where all is well."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it waits for what will not come any more: the worker must start anew."""
+
+    def open(self) -> None:
+        """Make the producer, so that the first batch does not wait."""
+
+    async def send(self, output: Output, ticket: int) -> bool:
+        """Send a batch once there is room; False if its ticket went stale while it waited."""
+
+    async def close(self) -> None:
+        """Let go of the producer; what is unacknowledged belongs to no committed offset."""
 
 
 class Delivery:
@@ -35,19 +73,18 @@ class Delivery:
         self._retry_s = _RETRY_FIRST_S
         self._closed = False
         self.failing = ""
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where what is sent is counted as done."""
-        return self._intake.ledger
+        self.is_stuck = False
 
     def open(self) -> None:
         """Make the producer, so that the first batch does not wait; it connects by itself."""
         self._sink = self._open_sink()
         self._usable.set()
 
-    async def send(self, outbound: Outbound, ticket: int) -> bool:
-        """Queue a batch once there is room; False if its ticket went stale while it waited."""
+    async def send(self, output: Output, ticket: int) -> bool:
+        """See `Deliverer.send`."""
+        if not output.count:
+            self._intake.ledger.done([ticket])
+            return True
         if self._acknowledging is None:
             self._acknowledging = asyncio.create_task(self._acknowledge())
             self._acknowledging.add_done_callback(lambda _: self._usable.set())
@@ -56,11 +93,12 @@ class Delivery:
             if self._acknowledging.done() and not self._closed:
                 self._acknowledging.result()  # raises what ended it: the worker ends with it
             sink = self._sink
-            if sink is None or not self.ledger.is_open(ticket):
+            if sink is None or not self._intake.ledger.is_open(ticket):
                 return False
             try:
-                if sink.room(len(outbound)):
-                    sink.send(outbound, ticket)
+                if sink.room(output.count):
+                    sink.send(output.encode(), ticket)
+                    output.sent()
                     self._collect(sink)
                     return True
                 self._collect(sink)
@@ -80,7 +118,7 @@ class Delivery:
 
     def _collect(self, sink: Sink) -> None:
         if done := sink.poll(0):
-            self.ledger.done(done)
+            self._intake.ledger.done(done)
             self._retry_s = _RETRY_FIRST_S
 
     async def _acknowledge(self) -> None:
@@ -113,14 +151,18 @@ class Delivery:
 class Announcements:
     """Watermarks on their way out; implements `Announcer`."""
 
-    def __init__(self, delivery: Delivery, topic: str, group: str) -> None:
-        """Send to this topic, of a consumer group."""
-        self._delivery, self._topic, self._group = delivery, topic, group
+    def __init__(
+        self, delivery: Deliverer, intake: Intake, topic: str, group: str, logs: tuple[str, str]
+    ) -> None:
+        """Send to this topic, of a consumer group that reads these logs."""
+        self._delivery, self._intake = delivery, intake
+        self._topic, self._group, self._logs = topic, group, logs
 
-    def begin(self) -> int:
+    def begin(self, marks: Sequence[tuple[int, Watermark]]) -> int:
         """See `Announcer.begin`."""
-        return self._delivery.ledger.begin()
+        return self._intake.ledger.begin({(self._logs[m.log], p): m.position for p, m in marks})
 
     async def send(self, marks: Sequence[tuple[int, Watermark]], ticket: int) -> None:
         """See `Announcer.send`."""
-        await self._delivery.send(outbound(self._topic, self._group, marks), ticket)
+        outbound = declarations(self._topic, self._group, marks)
+        await self._delivery.send(Output.of(outbound, waits=False), ticket)

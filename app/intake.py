@@ -43,6 +43,8 @@ class IntakeLimits:
     queue_batches_max: int
     commit_interval_ms: int
     drain_timeout_s: float
+    commits_itself: bool = True
+    """Else transactions do, and say so by `transacted`."""
 
 
 class Intake:
@@ -72,8 +74,11 @@ class Intake:
         self._stop, self._rewind, self._assigned, self._confirm = (
             threading.Event() for _ in range(4)
         )
+        self.border = threading.Lock()
+        """Held in a transaction, and while what is in hand is dropped or the consumer closed."""
         self._held: deque[RecordBatch] = deque()
         self._source: Source | None = None
+        self._left = False
         self._commit_at = 0.0
         self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_S
         self._unconfirmed: dict[Position, int] = {}
@@ -98,6 +103,23 @@ class Intake:
     def taken(self) -> None:
         """A batch left the queue for the pipeline: there is room for another."""
         self._slots.release()
+
+    def transacted(self, offsets: Mapping[Position, int]) -> None:
+        """Know that a transaction has committed these next offsets; by the thread that did it."""
+        self._confirmed |= offsets
+        self._metrics.commit(ok=True)
+
+    def group_metadata(self) -> object:
+        """See `Source.group_metadata`; raises BrokerUnavailable once the consumer is closed."""
+        if self._source is None or self._left:
+            raise BrokerUnavailable("the consumer has left the group")
+        return self._source.group_metadata()
+
+    def rewind_and_wait(self) -> None:
+        """`rewind`, for a thread of its own."""
+        self.go_back()
+        while self._is_going_back and not self._ended:
+            time.sleep(_REWIND_POLL_S)
 
     async def rewind(self) -> None:
         """Go back to the committed offsets; what was handed out before is not admitted any more.
@@ -133,7 +155,22 @@ class Intake:
 
     def at_end(self) -> set[Position]:
         """The logs that were read to their end, as far as the consumer has heard."""
-        return {at for at, end in self._ends.items() if self._position.get(at, -1) >= end}
+        if self._is_going_back:
+            return set()
+        return {
+            at
+            for at, end in self._ends.items()
+            if self._position.get(at, -1) >= end > -1 and at not in self._unclaimed
+        }
+
+    def ended(self, task: asyncio.Future[None]) -> None:
+        """See `Commits.ended`."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Let `get` raise what ended another part of the worker; any thread may call."""
+        self._deliver(error)
 
     def go_back(self) -> None:
         """See `Commits.go_back`."""
@@ -178,6 +215,8 @@ class Intake:
                     self._turn(self._source)
                 self._drain(self._source)
             finally:
+                with self.border:
+                    self._left = True
                 self._source.close()
         except BaseException as error:  # noqa: BLE001 -- the event loop decides what to do
             self._deliver(error)
@@ -253,7 +292,8 @@ class Intake:
         self._going_back = True
         self._rewind.clear()
         self._held.clear()
-        self.ledger.rewound()
+        with self.border:  # a transaction that is under way counts, or fails, first
+            self.ledger.rewound()
         self._unclaimed |= source.assignment()
         self._going_back = bool(self._unclaimed)
 
@@ -264,6 +304,9 @@ class Intake:
         """
         wanted = sorted(self._unclaimed & source.assignment())
         try:
+            if not self._owner.fence(sorted({p for _, p in wanted})):
+                source.pause(wanted)
+                return
             committed = source.committed(wanted)
             starts = self._owner.claim(sorted({p for _, p in wanted}), committed)
             if starts is None:
@@ -301,7 +344,8 @@ class Intake:
         if now >= self._commit_again_at:
             self._commit_again_at = now + _COMMIT_AGAIN_S
             known = {at: offset for at, offset in self._confirmed.items() if offset >= 0}
-            self._unconfirmed = known | self._unconfirmed
+            if self._limits.commits_itself:
+                self._unconfirmed = known | self._unconfirmed
         offsets = self._committable()
         if self._unconfirmed and (quiet or self._confirm.is_set()):
             # An asynchronous commit may have failed unseen: this confirms the last ones.
@@ -314,6 +358,9 @@ class Intake:
     def _committable(self) -> dict[Position, int]:
         """What may be committed since the last call; never less than what is committed."""
         found = self.ledger.committable()
+        if not self._limits.commits_itself:
+            self._confirm.clear()
+            return {}
         offsets = {at: o for at, o in found.items() if o > self._confirmed.get(at, -1)}
         self._unconfirmed |= offsets
         return offsets
@@ -353,6 +400,8 @@ class Intake:
             mine = {at: o for at, o in self._unconfirmed.items() if at in set(partitions)}
             if mine:
                 self._commit_and_wait(self._source, mine)
+        if lost and not self._limits.commits_itself:
+            self._drop_all()
         unclaimed = {p for _, p in self._unclaimed & set(partitions)}
         self._owner.release(sorted({p for _, p in partitions} - unclaimed), lost=lost)
         self._owner.release(sorted(unclaimed), lost=True)
@@ -362,6 +411,17 @@ class Intake:
             for at in partitions:
                 known.pop(at, None)
         log.info("partitions given up", partitions=sorted({p for _, p in partitions}), lost=lost)
+
+    def _drop_all(self) -> None:
+        """Let nothing that is in hand be committed: it goes out with what is ours no longer.
+
+        A transaction that does not end in time fails: who owns the state next fences it.
+        """
+        held = self.border.acquire(timeout=_LEAVE_S)
+        self.ledger.rewound()
+        self.go_back()
+        if held:
+            self.border.release()
 
     def _drain(self, source: Source) -> None:
         self.ledger.released(source.assignment())

@@ -7,7 +7,7 @@ partitions that were given up since they were polled are not admitted.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -73,11 +73,11 @@ class Ledger:
             self._tickets[self._last_ticket] = offsets
             return self._last_ticket, batch
 
-    def begin(self) -> int:
-        """A ticket for outputs that complete no records."""
+    def begin(self, offsets: Mapping[Position, int]) -> int:
+        """A ticket for outputs that come of no records, after those before these offsets."""
         with self._lock:
             self._last_ticket += 1
-            self._tickets[self._last_ticket] = {}
+            self._tickets[self._last_ticket] = dict(offsets)
             return self._last_ticket
 
     @property
@@ -105,6 +105,14 @@ class Ledger:
                 self._committable.update(self._tickets.pop(head))
                 self._done.discard(head)
             self._lock.notify_all()
+
+    def offsets(self, tickets: Iterable[int]) -> dict[Position, int]:
+        """The next offsets that these tickets complete; they are done in order."""
+        with self._lock:
+            found: dict[Position, int] = {}
+            for ticket in tickets:
+                found |= self._tickets.get(ticket, {})
+            return found
 
     def is_open(self, ticket: int) -> bool:
         """Whether this batch is begun, not done and not dropped by a rewind."""

@@ -149,6 +149,7 @@ class Live:
             self.state.forget_partition(partition)
             self.state.owned[partition] = False
             self.owned.pop(partition, None)
+            self.next_mark.pop(partition, None)
             self._awaited.forget(partition)
             for log in (TRANSACTIONS, LABELS):
                 self.next_offset.pop((log, partition), None)

@@ -22,8 +22,9 @@ class Meta:
     `next_offset` is the first record of each log that is not in it. `newest_us` is the running
     maximum of each log's own times, `quiet_us` up to when it was declared complete, `held_us` the
     time of a record that was read and waits (see `features.state`). `next_mark` is the first record
-    of the topic `watermarks` that is not in it. `epoch` rises with every owner. `source` names the
-    consumer group and the topic whose logs are in it, once a worker owned it.
+    of the topic `watermarks` that is not in it. `epoch` rises with every owner. `transactional_id`
+    is what the owner writes under: the next one fences it unless the partition was released.
+    `source` names the consumer group and the topic whose logs are in it, once a worker owned it.
     """
 
     partitions: int
@@ -35,6 +36,7 @@ class Meta:
     quiet_us: Pair = (NEVER, NEVER)
     held_us: Pair = (NEVER, NEVER)
     next_mark: int = 0
+    transactional_id: str = ""
     source: str = ""
 
     @classmethod
@@ -53,6 +55,7 @@ class Meta:
                 bool(fields["released"]),
                 **pairs,
                 next_mark=int(fields["next_mark"]),
+                transactional_id=str(fields["transactional_id"]),
                 source=str(fields["source"]),
             )
         except (ValueError, TypeError, KeyError):
@@ -62,9 +65,16 @@ class Meta:
         """As it lies in Redis."""
         return json.dumps(asdict(self), separators=(",", ":")).encode()
 
-    def owned_by(self, owner: str, source: str = "") -> Self:
+    def owned_by(self, owner: str, source: str = "", transactional_id: str = "") -> Self:
         """The same state under a new owner."""
-        return replace(self, source=source, epoch=self.epoch + 1, owner=owner, released=False)
+        return replace(
+            self,
+            source=source,
+            epoch=self.epoch + 1,
+            owner=owner,
+            transactional_id=transactional_id,
+            released=False,
+        )
 
     def watermarks(self, lateness_us: int) -> Pair:
         """Up to when all records of each log are in the state."""

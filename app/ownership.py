@@ -14,7 +14,7 @@ claimed is a StateError: the worker stops.
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from app.backoff import Backoff
-from app.errors import ConfigError, Unavailable
+from app.errors import ConfigError, StoreUnavailable, Unavailable
 from app.ledger import Position
 from app.live import Frozen, Live, taken_over
 from app.meta import Meta, Pair
@@ -32,12 +32,16 @@ from app.watermarks import Announcer, Watermark, WatermarkLog
 from features.blob import meta_key
 
 log = structlog.get_logger("riskwire.state")
-CLAIM_S = 6.0
+CLAIM_S, FENCE_S = 5.0, 2.0
 REDECLARE_SHARE = 2
 """A log that stays quiet is declared again when so much of the lateness has passed."""
-READ_MARKS_US = 1_000_000
+READ_MARKS_US, READ_MARKS_SOON_US = 600_000_000, 1_000_000
 SAY_AGAIN_S = 5.0
 RELEASE_S = 1.5
+ROOM_POLL_S = 0.005
+DELETING = b"deleting "
+"""What stands for a meta, with its epoch, while a partition's state is deleted."""
+_Marks = Mapping[int, tuple[Sequence[Watermark], int]]
 
 
 class Ownership:
@@ -55,20 +59,28 @@ class Ownership:
         *,
         flush_s: float,
         marks: WatermarkLog,
+        fencer: Callable[[str], None],
     ) -> None:
         """`topics` are transactions and labels; `source` is what `Meta` calls so.
 
-        Until `announcer` is set no log is declared complete for being quiet.
+        `fencer` ends what a transactional id has begun, and lets it begin nothing more. Until
+        `announcer` is set no log is declared complete for being quiet.
         """
         self._source = source
         self.live, self._store, self.topics, self._worker_id = live, store, topics, worker_id
         self._metrics, self._clock, self._flush_s = metrics, clock, flush_s
-        self._marks = marks
+        self._marks, self._fencer = marks, fencer
         self.announcer: Announcer | None = None
+        self.transactional_id = ""
+        """What this worker writes under now, if it writes in transactions."""
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
-        self._read_marks_at_us, self._say_again_at = 0, 0.0
+        self._read_marks_at_us = self._clock() + READ_MARKS_US
+        self._read_marks_soon_us, self._say_again_at = 0, 0.0
+        self._fencing: tuple[tuple[int, ...], concurrent.futures.Future[_Marks]] | None = None
+        self._read: _Marks = {}
+        self._making_room = False
         self._quiet: dict[tuple[int, int], tuple[int, int]] = {}  # offset, and when that was seen
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -78,6 +90,7 @@ class Ownership:
         """See `StateOwner.start`: flushes now and then from now on."""
         self._commits, self._loop = commits, asyncio.get_running_loop()
         self._task = asyncio.create_task(self._flush_now_and_then())
+        self._task.add_done_callback(commits.ended)
 
     async def close(self) -> None:
         """Stop flushing."""
@@ -85,6 +98,7 @@ class Ownership:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        await asyncio.to_thread(self._marks.close)
 
     def check(self) -> None:
         """Raise what ended the flushing."""
@@ -96,6 +110,57 @@ class Ownership:
         """Whether the flushing ended by itself, which only a fault does."""
         return self._task is not None and self._task.done() and not self._task.cancelled()
 
+    def fence(self, partitions: Sequence[int]) -> bool:
+        """See `StateOwner.fence`; on the consumer's thread. May take several calls."""
+        wanted = tuple(partitions)
+        if self._fencing is None or self._fencing[0] != wanted:
+            assert self._loop is not None, "start comes first"  # noqa: S101 -- our own order
+            work = asyncio.run_coroutine_threadsafe(self._fence(wanted), self._loop)
+            self._fencing = (wanted, work)
+        try:
+            self._read = self._fencing[1].result(FENCE_S)
+        except concurrent.futures.TimeoutError:
+            self._say("fencing former owners, or clearing state that cannot be used")
+            return False
+        except Unavailable as error:
+            self._say(str(error))
+            self._fencing = None
+            return False
+        self._fencing = None
+        return True
+
+    async def _fence(self, partitions: Sequence[int]) -> _Marks:
+        """End former owners' transactions, clear what cannot be used, read the watermarks."""
+        keys = [meta_key(self.live.namespace, partition) for partition in partitions]
+        starts: dict[int, int] = {}
+        former: set[str] = set()
+        values = await self._store.fetch(keys)
+        for partition, key, value in zip(partitions, keys, values, strict=True):
+            meta = Meta.parse(value)
+            if meta is not None and not meta.released:
+                former.add(meta.transactional_id)
+            if meta is None or partition in self.live.distrusted:
+                await self._clear(key, value, meta.epoch if meta else _epoch(value))
+                meta = None
+            starts[partition] = meta.next_mark if meta else 0
+        for transactional_id in sorted(former - {"", self.transactional_id}):
+            log.info("a former owner is fenced", transactional_id=transactional_id)
+            await asyncio.to_thread(self._fencer, transactional_id)
+        return await self._marks.read(starts)
+
+    async def _clear(self, key: bytes, value: bytes | None, epoch: int) -> None:
+        """Delete a partition's state: no reader may meet half of it, so nobody can read it first.
+
+        All keys of the store are looked through, which takes as long as it takes.
+        """
+        deleting = DELETING + b"%d" % epoch
+        if value != deleting and not await self._store.flush(key, value, deleting, []):
+            raise StoreUnavailable("somebody else is at work on the state")
+        await self._store.delete(key.removesuffix(b"meta"))  # with the meta, at some time
+        nobodys = Meta(self.live.partitions, epoch).encode()
+        if not await self._store.flush(key, None, nobodys, []):
+            raise StoreUnavailable("somebody else is at work on the state")
+
     def claim(
         self, partitions: Sequence[int], committed: Mapping[Position, int]
     ) -> Mapping[Position, int] | None:
@@ -103,6 +168,8 @@ class Ownership:
         self._moving |= set(partitions)  # a flush that waits for a commit of before gives up
         starts: Mapping[Position, int] | None
         starts = self._wait(self._claim(partitions, committed), CLAIM_S)
+        if starts is None:
+            self._moving -= set(partitions)  # others' flushes need not wait for the next try
         return starts
 
     def release(self, partitions: Sequence[int], *, lost: bool) -> None:
@@ -123,16 +190,21 @@ class Ownership:
         except (concurrent.futures.TimeoutError, Unavailable) as error:
             if not go_on:
                 future.cancel()
-            if timeout_s and time.monotonic() > self._say_again_at:
-                self._say_again_at = time.monotonic() + SAY_AGAIN_S
-                log.warning("the state waits", error=str(error) or "busy")
+            if timeout_s:
+                self._say(str(error) or "busy")
             return None
+
+    def _say(self, why: str) -> None:
+        if time.monotonic() > self._say_again_at:
+            self._say_again_at = time.monotonic() + SAY_AGAIN_S
+            log.warning("the state waits", error=why)
 
     async def _claim(
         self, partitions: Sequence[int], committed: Mapping[Position, int]
     ) -> dict[Position, int] | None:
         async with self._writing, self.lock:
             starts: dict[Position, int] = {}
+            self.live.drop(partitions)  # until the claim is certain nothing is written of them
             for partition in partitions:
                 at = [committed.get((topic, partition), -1) for topic in self.topics]
                 meta = await self._claim_one(partition, (at[0], at[1]))
@@ -143,44 +215,42 @@ class Ownership:
                 self._quiet = {at: seen for at, seen in self._quiet.items() if at[1] != partition}
                 for topic, offset in zip(self.topics, meta.next_offset, strict=True):
                     starts[topic, partition] = offset
-            await self._read_marks(partitions)
+                self._know(partition, self._read.get(partition, ((), meta.next_mark)))
             self._moving -= set(partitions)
             return starts
 
-    async def _read_marks(self, partitions: Collection[int]) -> None:
+    def _know(self, partition: int, read: tuple[Sequence[Watermark], int]) -> None:
+        marks, self.live.next_mark[partition] = read
+        for mark in marks:
+            self.live.declare(partition, mark)
+
+    async def _read_marks(self) -> None:
         """Know the watermarks of owned partitions that came since they were read last."""
-        starts = {p: self.live.next_mark[p] for p in partitions}
-        for partition, (marks, next_mark) in (await self._marks.read(starts)).items():
-            self.live.next_mark[partition] = next_mark
-            for mark in marks:
-                self.live.declare(partition, mark)
+        starts = {p: self.live.next_mark[p] for p in self.live.owned}
+        found = await self._marks.read(starts)
+        async with self.lock:
+            for partition, read in found.items():
+                if self.live.next_mark.get(partition) == starts[partition]:
+                    self._know(partition, read)
 
     async def _claim_one(self, partition: int, committed: Pair) -> Meta | None:
         key = meta_key(self.live.namespace, partition)
         [value] = await self._store.fetch([key])
-        found = None if partition in self.live.distrusted else Meta.parse(value)
-        ahead = found is not None and any(
-            0 <= c < offset for c, offset in zip(committed, found.next_offset, strict=True)
-        )
-        if found is None or ahead:
-            if max(committed) > 0:
-                log.warning(
-                    "the state is built anew from the oldest records",
-                    partition=partition,
-                    reason="Redis is ahead of Kafka" if ahead else "Redis has none that is whole",
-                )
-            # What nobody can read comes first: no reader may meet half of what is deleted.
-            if value is not None and not await self._store.flush(key, value, b"deleting", []):
-                return None
-            await self._store.delete(key.removesuffix(b"meta"))
-            epoch, value = (found.epoch if found else 0), None
-            found = Meta(self.live.partitions, epoch)
+        found = Meta.parse(value)
+        if found is None:
+            return None  # lost since it was fenced: not now
+        if any(0 <= c < offset for c, offset in zip(committed, found.next_offset, strict=True)):
+            self.live.distrusted.add(partition)
+            log.warning("the state in Redis is ahead of Kafka; it is cleared", partition=partition)
+            return None
+        if max(committed) > 0 == max(found.next_offset):
+            log.warning("the state is built anew from the oldest records", partition=partition)
         if found.source not in ("", self._source):
             raise ConfigError(
                 f"the state of partition {partition} in Redis is that of {found.source}, but this"
                 f" worker is of {self._source}: give it another RISKWIRE_STATE_NAMESPACE"
             )
-        mine = found.owned_by(self._worker_id, self._source)
+        mine = found.owned_by(self._worker_id, self._source, self.transactional_id)
         return mine if await self._store.flush(key, value, mine.encode(), []) else None
 
     async def _release(self, partitions: Sequence[int], *, lost: bool) -> None:
@@ -209,6 +279,11 @@ class Ownership:
         while True:
             await asyncio.sleep(self._flush_s)
             await self._declare_quiet()
+            if self._clock() >= self._read_marks_at_us:
+                # What we have declared ourselves need not be read by the next owner then.
+                self._read_marks_at_us = self._clock() + READ_MARKS_US
+                with suppress(Unavailable):
+                    await self._read_marks()
             await self.flush()
 
     async def flush(self) -> None:
@@ -227,24 +302,28 @@ class Ownership:
                 return all(self._is_current(image) for image in images)
 
             began = time.perf_counter()
-            if await self._must_commits().confirmed(offsets, still):
+            try:
+                if await self._must_commits().confirmed(offsets, still):
+                    for image in images:
+                        if image.before != image.after:
+                            await self._write(image)
+            finally:
                 for image in images:
-                    if image.before != image.after:
-                        await self._write(image)
+                    self.live.thaw(image)  # nothing where it was written
             self._metrics.flushed(
                 time.perf_counter() - began, sum(len(image.pairs) for image in images)
             )
-            async with self.lock:
-                for image in images:
-                    self.live.thaw(image)
 
     async def make_room(self) -> None:
         """Flush for a caller that holds `lock`; other work may come between."""
         self.lock.release()
+        self._making_room = True
         try:
             await self.flush()
+            await asyncio.sleep(ROOM_POLL_S)  # where nothing could be flushed, others go on
         finally:
             await self.lock.acquire()
+            self._making_room = False
 
     def _is_current(self, image: Frozen) -> bool:
         owned = self.live.owned.get(image.partition) is image.before
@@ -285,8 +364,8 @@ class Ownership:
         What is declared holds at once. Its ticket is older than those of all outputs that rest on
         it, so that committed offsets stand for what the topic says too.
         """
-        if self.announcer is None:
-            return
+        if self.announcer is None or self._making_room:
+            return  # a batch that waits for room has an older ticket
         now_us, lateness_us = self._clock(), self.live.timing.lateness_us
         async with self.lock:
             ends, declared = self._must_commits().at_end(), []
@@ -304,7 +383,7 @@ class Ownership:
                 return
             for partition, mark in declared:
                 self.live.declare(partition, mark)
-            ticket = self.announcer.begin()
+            ticket = self.announcer.begin(declared)
         # Not under the lock: where the outputs fail, everything is claimed again, which takes it.
         await self.announcer.send(declared, ticket)
 
@@ -319,11 +398,17 @@ class Ownership:
             for partition, value in zip(keys, found, strict=True):
                 if (meta := Meta.parse(value)) is not None:
                     live.hear(partition, meta)
-            if self._clock() >= self._read_marks_at_us:
-                self._read_marks_at_us = self._clock() + READ_MARKS_US
-                with suppress(Unavailable):
-                    await self._read_marks(live.owned)
+        if self._clock() >= self._read_marks_soon_us:
+            self._read_marks_soon_us = self._clock() + READ_MARKS_SOON_US
+            with suppress(Unavailable):
+                await self._read_marks()
 
     def _must_commits(self) -> Commits:
         assert self._commits is not None, "start comes first"  # noqa: S101 -- our own order
         return self._commits
+
+
+def _epoch(value: bytes | None) -> int:
+    """The epoch of a partition whose state was being deleted, 0 where that cannot be told."""
+    digits = (value or b"").removeprefix(DELETING)
+    return int(digits) if value != digits and digits.isdigit() else 0

@@ -8,7 +8,7 @@ the outside is away, so a batch is late but never lost. Sending and committing a
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -67,8 +67,27 @@ class Processed:
     instants: Instants
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decided:
+    """A batch that is decided on, and still to be emitted; `instants` lack that."""
+
+    records: RecordBatch
+    scored: Scored
+    rejects: list[Reject]
+
+    @property
+    def count(self) -> int:
+        """How many outbound records there will be."""
+        return len(self.scored.transactions) + len(self.scored.alerted) + len(self.rejects)
+
+
 async def process(records: RecordBatch, parts: Parts) -> Processed:
     """Carry one micro-batch from bytes to outbound records; every record in is counted out."""
+    return emitted(await decided(records, parts), parts)
+
+
+async def decided(records: RecordBatch, parts: Parts) -> Decided:
+    """Carry one micro-batch from bytes to decisions."""
     transactions, rejects = await decoded(records, parts)
     decoded_us = parts.clock()
     matrix, provisional = await parts.enrich.vectors(records, transactions)
@@ -87,17 +106,24 @@ async def process(records: RecordBatch, parts: Parts) -> Processed:
     decisions = decide(scores, parts.policy)
     alerted = np.flatnonzero(decisions)
     why = reasons(matrix, alerted, parts.explainer)
-    instants = Instants(records.polled_us, decoded_us, enriched_us, scored_us, parts.clock())
     scored = Scored(
         transactions, matrix, scores, decisions, vector_hash(matrix), provisional,
-        parts.policy.thresholds, alerted, why, instants,
+        parts.policy.thresholds, alerted, why,
+        Instants(records.polled_us, decoded_us, enriched_us, scored_us, scored_us),
     )  # fmt: skip
-    scorer = parts.scorer
+    return Decided(records, scored, rejects)
+
+
+def emitted(its: Decided, parts: Parts) -> Processed:
+    """The outbound records of a batch that leaves now."""
+    instants = replace(its.scored.instants, emitted_us=parts.clock())
+    scored, scorer = replace(its.scored, instants=instants), parts.scorer
     provenance = Provenance(scorer.model_id, scorer.feature_contract_id, scorer.provider)
-    outbound = emit(records, scored, rejects, provenance, parts.route)
-    alerts = Counter(DECISIONS[d] for d in decisions[alerted].tolist())
-    causes = Counter(reject.code for reject in rejects)
-    return Processed(outbound, transactions, causes, alerts, int(provisional.sum()), instants)
+    outbound = emit(its.records, scored, its.rejects, provenance, parts.route)
+    alerts = Counter(DECISIONS[d] for d in scored.decisions[scored.alerted].tolist())
+    causes = Counter(reject.code for reject in its.rejects)
+    provisional = int(scored.provisional.sum())
+    return Processed(outbound, scored.transactions, causes, alerts, provisional, instants)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

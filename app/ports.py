@@ -4,8 +4,9 @@
 in memory and ships beside the real ones. Failures arrive as `app.errors`.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Protocol
+from asyncio import Future
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +114,9 @@ class Commits(Protocol):
     def committed(self, at: tuple[str, int]) -> int:
         """The next offset that is committed for certain, -1 where it is unknown."""
 
+    def ended(self, task: Future[None]) -> None:
+        """Let whoever waits for the next batch raise what ended a task, unless it was cancelled."""
+
     def go_back(self) -> None:
         """Drop what is in hand and claim every partition again, soon."""
 
@@ -125,6 +129,12 @@ class StateOwner(Protocol):
 
     def start(self, commits: Commits) -> None:
         """Begin; called in the event loop before anything is claimed."""
+
+    def fence(self, partitions: Sequence[int]) -> bool:
+        """See to it that no former owner's transaction is open; False: not yet, ask again.
+
+        Committed offsets that are read then are the last of former owners.
+        """
 
     def claim(
         self, partitions: Sequence[int], committed: Mapping[tuple[str, int], int]
@@ -170,6 +180,9 @@ class Source(Protocol):
     def ends(self) -> dict[tuple[str, int], int]:
         """The end of each owned partition's log as last seen, without asking the broker."""
 
+    def group_metadata(self) -> object:
+        """This member of the group, for `Transactor.transact`; may be called by any thread."""
+
     def beginnings(self) -> dict[tuple[str, int], int]:
         """The oldest offset of each owned partition's log; asks the broker.
 
@@ -206,3 +219,25 @@ class Sink(Protocol):
 
     def close(self, timeout_ms: int) -> None:
         """Flush within the time-out, then let go."""
+
+
+class Transactor(Protocol):
+    """A transactional producer of one incarnation. All calls come from one thread.
+
+    Making one fences whatever used its transactional id before.
+    """
+
+    def is_troubled(self) -> bool:
+        """Whether the connection had trouble since the last transaction: better take a new one."""
+
+    def transact(
+        self, outbounds: Iterable[Outbound], offsets: Mapping[tuple[str, int], int], group: Any
+    ) -> None:
+        """Send all outputs, and commit the input's next offsets with them, or nothing of it.
+
+        `group` is what `Source.group_metadata` gave just now. Raises BrokerUnavailable where it is
+        not certain that all is committed: then this producer must not be used again.
+        """
+
+    def close(self, timeout_ms: int) -> None:
+        """Let go; what is not committed is left to whoever fences the id."""

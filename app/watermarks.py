@@ -30,6 +30,10 @@ class Watermark(NamedTuple):
     position: int
     until_us: int
 
+    def key(self, group: str) -> bytes:
+        """What it is kept by: of one position only the latest counts."""
+        return f"{group}/{_LOGS[self.log]}/{self.position}".encode()
+
     def encode(self, group: str) -> bytes:
         """As it lies in Kafka, of a consumer group."""
         out, log = io.BytesIO(), _LOGS[self.log]
@@ -49,11 +53,14 @@ class WatermarkLog(Protocol):
         Raises BrokerUnavailable.
         """
 
+    def close(self) -> None:
+        """Let go of the connections."""
+
 
 class Announcer(Protocol):
     """The topic, as far as it is written."""
 
-    def begin(self) -> int:
+    def begin(self, marks: Sequence[tuple[int, Watermark]]) -> int:
         """A ticket that is done once what is sent with it is acknowledged."""
 
     async def send(self, marks: Sequence[tuple[int, Watermark]], ticket: int) -> None:
@@ -65,42 +72,40 @@ class Awaited:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._marks: dict[tuple[int, int], list[Watermark]] = {}
+        self._until_us: dict[tuple[int, int], dict[int, int]] = {}  # by log and partition: position
 
     def __bool__(self) -> bool:
-        return bool(self._marks)
+        return bool(self._until_us)
 
     def add(self, partition: int, mark: Watermark) -> None:
         """Await one."""
-        marks = self._marks.setdefault((mark.log, partition), [])
-        marks.append(mark)
-        marks.sort(key=lambda each: each.position)
+        its = self._until_us.setdefault((mark.log, partition), {})
+        its[mark.position] = max(mark.until_us, its.get(mark.position, NEVER))
 
     def due(self, log: int, partition: int, offset: int) -> int:
         """Await no more those that hold for this offset; their latest time, NEVER for none."""
-        marks = self._marks.get((log, partition), [])
-        now = [mark for mark in marks if mark.position <= offset]
-        del marks[: len(now)]
-        if not marks:
-            self._marks.pop((log, partition), None)
-        return max((mark.until_us for mark in now), default=NEVER)
+        its = self._until_us.get((log, partition), {})
+        times = [its.pop(position) for position in [*its] if position <= offset]
+        if not its:
+            self._until_us.pop((log, partition), None)
+        return max(times, default=NEVER)
 
     def limits(self, log: int, partition: Int32s) -> Int64s:
         """For each of n records by their partition, the first offset from which the next holds."""
-        first = {p: marks[0].position for (its, p), marks in self._marks.items() if its == log}
         limits = np.full(int(partition.max(initial=0)) + 1, np.iinfo(np.int64).max)
-        for p, position in first.items():
-            limits[p : p + 1] = position  # nothing where no record is of that partition
+        for (its_log, p), its in self._until_us.items():
+            if its_log == log:
+                limits[p : p + 1] = min(its)  # nothing where no record is of that partition
         return limits[partition]
 
     def of(self, partition: int) -> bool:
         """Whether any of a partition is awaited."""
-        return any(p == partition for _, p in self._marks)
+        return any(p == partition for _, p in self._until_us)
 
     def forget(self, partition: int) -> None:
         """Await none of a partition."""
         for log in _LOGS:
-            self._marks.pop((log, partition), None)
+            self._until_us.pop((log, partition), None)
 
 
 def parse(value: bytes | None, group: str) -> Watermark | None:
@@ -116,10 +121,9 @@ def parse(value: bytes | None, group: str) -> Watermark | None:
     return Watermark(_NUMBERS[fields["log"]], fields["position"], fields["until"])
 
 
-def outbound(topic: str, group: str, marks: Sequence[tuple[int, Watermark]]) -> Outbound:
+def declarations(topic: str, group: str, marks: Sequence[tuple[int, Watermark]]) -> Outbound:
     """The records that say watermarks of partitions."""
+    keys = Ragged.of([mark.key(group) for _, mark in marks])
     values = Ragged.of([mark.encode(group) for _, mark in marks])
     partitions = np.array([partition for partition, _ in marks], np.int32)
-    return Outbound(
-        (Columns(topic, partitions, Ragged.of([None] * len(marks)), values),), (), topic
-    )
+    return Outbound((Columns(topic, partitions, keys, values),), (), topic)

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 
@@ -24,13 +24,18 @@ from app.adapters.http import HttpServer
 from app.adapters.memory import MemoryRegistry
 from app.adapters.onnx import load_scorer
 from app.adapters.redis import RedisStore
-from app.adapters.transport import choose_transport, open_sink, open_source
+from app.adapters.transport import (
+    choose_transport,
+    open_sink,
+    open_source,
+    open_transactor,
+)
 from app.adapters.watermarks import KafkaWatermarks
 from app.align import Alignment, too_many
 from app.backoff import Backoff
 from app.batching import BatchPolicy
 from app.config import Settings
-from app.delivery import Announcements, Delivery
+from app.delivery import Announcements, Deliverer, Delivery, Output
 from app.emit import Route
 from app.enrich import Dropped, Enrich
 from app.errors import RejectCode
@@ -42,16 +47,19 @@ from app.live import Live
 from app.metrics import Metrics
 from app.ownership import Ownership
 from app.pipeline import (
+    Decided,
     LabelParts,
     Parts,
     Processed,
+    decided,
+    emitted,
     event_times,
     known_at,
     learn,
-    process,
 )
-from app.ports import Sink, WriterSchemas
+from app.ports import WriterSchemas
 from app.records import Outbound, RecordBatch
+from app.transactions import TransactionalDelivery
 from app.warm_up import warm_up
 from features.state import LABELS, TRANSACTIONS
 
@@ -73,12 +81,12 @@ class Worker:
         intake: Intake,
         ownership: Ownership,
         labels: LabelParts,
-        open_sink: Callable[[], Sink],
+        delivery: Deliverer,
     ) -> None:
-        """Nothing is opened before `open`."""
+        """Nothing is opened before `delivery.open`."""
         self.parts, self.metrics, self.intake = parts, metrics, intake
         self.ownership, self.labels = ownership, labels
-        self.delivery = Delivery(open_sink, intake)
+        self.delivery = delivery
         self.alignment: Alignment | None = None
         self._following: asyncio.Task[None] | None = None
         self._aligning, self._went_on = asyncio.Lock(), 0
@@ -93,8 +101,7 @@ class Worker:
             return
         if self._following is None:
             self._following = asyncio.create_task(self._follow_others(self.alignment))
-        if self._following.done():
-            self._following.result()  # raises what ended it
+            self._following.add_done_callback(self.intake.ended)
         if batch.topic == self.labels.topic:
             log_, times = LABELS, await known_at(batch, self.labels, self.parts)
         else:
@@ -124,31 +131,36 @@ class Worker:
                     await self._go_on(alignment)
 
     async def _admit(self, batch: RecordBatch) -> None:
-        admitted = self.intake.ledger.admit(batch)
-        if admitted is None:
-            return
-        ticket, records = admitted
+        ticket = 0
         try:
             async with self.ownership.lock:
-                if not self.intake.ledger.is_open(ticket):
-                    return  # it waited for a claim, which reads it again
+                # Under the lock, so that tickets are in the order in which the state was changed.
+                admitted = self.intake.ledger.admit(batch)
+                if admitted is None:
+                    return
+                ticket, records = admitted
                 if not self.parts.enrich.live.owns(records.partition):
                     raise Dropped  # noqa: TRY301 -- the same as while waiting for room
                 if records.topic == self.labels.topic:
-                    outbound = await self._learn(records)
+                    output = Output.of(await self._learn(records))
                 else:
-                    processed = await process(records, self.parts)
-                    outbound = processed.outbound
+                    output = self._output(await decided(records, self.parts))
         except Dropped:
             if self.intake.ledger.is_open(ticket):
                 self.intake.go_back()  # some of its partitions were not claimed anew
             return
-        if not len(outbound):
-            self.intake.ledger.done([ticket])
-        elif not await self.delivery.send(outbound, ticket):
-            return
-        if records.topic != self.labels.topic:
-            self._count(processed)
+        await self.delivery.send(output, ticket)
+
+    def _output(self, its: Decided) -> Output:
+        """What a batch sends; it is counted when it is sent."""
+        self._now_and_then(its)
+        done: list[Processed] = []
+
+        def encode() -> Outbound:
+            done.append(emitted(its, self.parts))
+            return done[-1].outbound
+
+        return Output(its.count, encode, lambda: self._count(done[-1]))
 
     async def _learn(self, records: RecordBatch) -> Outbound:
         """Let the state know a batch of outcomes; its outputs are dead letters."""
@@ -165,6 +177,16 @@ class Worker:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.ownership.close()
         await self.delivery.close()
+
+    def _now_and_then(self, its: Decided) -> None:
+        if time.monotonic() > self._looked_at:
+            self._looked_at = time.monotonic() + _LOOK_S
+            self._look_at_state()
+        unknown = any(reject.code is RejectCode.UNKNOWN_SCHEMA for reject in its.rejects)
+        if unknown and time.monotonic() > self._ask_again_at:
+            # A schema may be registered late: ask for its id again, but not for every batch.
+            self.parts.writers.forget_unknown()
+            self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
 
     def _look_at_state(self) -> None:
         live = self.parts.enrich.live
@@ -187,6 +209,8 @@ class Worker:
         reasons = ["the consumer's thread has ended"] if self.intake.has_ended else []
         if self.ownership.has_ended:
             reasons.append("the state is not written any more")
+        if self.delivery.is_stuck:
+            reasons.append("a transaction does not end")
         if self._following is not None and self._following.done():
             reasons.append("nobody hears of other workers any more")
         return not reasons, reasons
@@ -198,14 +222,6 @@ class Worker:
         for decision, count in processed.alerts.items():
             metrics.alerts(decision, count)
         metrics.provisional(processed.provisional)
-        if time.monotonic() > self._looked_at:
-            self._looked_at = time.monotonic() + _LOOK_S
-            self._look_at_state()
-        unknown = processed.rejects[RejectCode.UNKNOWN_SCHEMA]
-        if unknown and time.monotonic() > self._ask_again_at:
-            # A schema may be registered late: ask for its id again, but not for every batch.
-            self.parts.writers.forget_unknown()
-            self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
         if n:
             metrics.stages["wait"].add(wait_us(transactions, processed.instants))
             metrics.event_latency.add(total_us(transactions, processed.instants))
@@ -247,12 +263,13 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         live,
         store,
         topics,
-        settings.worker_id or socket.gethostname(),
+        _worker_id(settings),
         f"group {settings.group_id}, topic {topics[0]}",
         metrics,
         now_us,
         flush_s=settings.state_flush_ms / 1000,
         marks=KafkaWatermarks(settings),
+        fencer=partial(_fence, settings, transport),
     )
     backoff = ownership.backoff
     parts = Parts(
@@ -273,7 +290,10 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         Ledger(),
         BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
         IntakeLimits(
-            settings.queue_batches_max, settings.commit_interval_ms, settings.drain_timeout_s
+            settings.queue_batches_max,
+            settings.commit_interval_ms,
+            settings.drain_timeout_s,
+            commits_itself=settings.delivery == "at_least_once",
         ),
         metrics,
         ownership,
@@ -286,16 +306,41 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         transport=transport,
     )
     labels = LabelParts(topics[1], label_writers())
-    worker = Worker(
-        parts, metrics, intake, ownership, labels, partial(open_sink, settings, transport)
-    )
+    delivery = _delivery(settings, transport, intake, ownership)
+    worker = Worker(parts, metrics, intake, ownership, labels, delivery)
     if settings.alignment == "wait":
         worker.alignment = Alignment(live, intake.ledger.admits)
     else:
         ownership.announcer = Announcements(
-            worker.delivery, settings.topic("watermarks"), settings.group_id
+            delivery, intake, settings.topic("watermarks"), settings.group_id, topics
         )
     return worker
+
+
+def _delivery(
+    settings: Settings, transport: str, intake: Intake, ownership: Ownership
+) -> Deliverer:
+    if settings.delivery == "at_least_once":
+        return Delivery(partial(open_sink, settings, transport), intake)
+
+    def began(transactional_id: str) -> None:
+        ownership.transactional_id = transactional_id
+
+    return TransactionalDelivery(
+        partial(open_transactor, settings, transport),
+        intake,
+        f"{settings.group_id}.{_worker_id(settings)}",
+        began,
+        settings.inflight_records_max,
+    )
+
+
+def _fence(settings: Settings, transport: str, transactional_id: str) -> None:
+    open_transactor(settings, transport, transactional_id).close(0)
+
+
+def _worker_id(settings: Settings) -> str:
+    return settings.worker_id or socket.gethostname()
 
 
 def compile_all(settings: Settings) -> None:

@@ -33,7 +33,8 @@ def _create(make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
         raise ConfigError(f"librdkafka: {error.args[0].str()}") from error
 
 
-def _call(doing: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(doing: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a call of the library gives; raises BrokerUnavailable for its error."""
     try:
         return function(*args, **kwargs)
     except KafkaException as error:
@@ -87,6 +88,8 @@ class ObjectSource:
         self._options, self._listener = options, listener
         self._failure: BaseException | None = None
         self._owned: set[tuple[str, int]] = set()
+        self._rebalanced = True
+        self._group: object = None
         self._consumer = _create(Consumer, {**options, "error_cb": self._error})
         self._cooperative = options.get("partition.assignment.strategy") == "cooperative-sticky"
         self._consumer.subscribe(
@@ -104,6 +107,10 @@ class ObjectSource:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        if self._rebalanced:
+            # Here only: in another thread the call waits for a pause in this one's, with the GIL.
+            self._rebalanced = False
+            self._group = self._consumer.consumer_group_metadata()
         polled_us = time.time_ns() // 1000
         topics: dict[str, list[Message]] = {}
         for message in messages:
@@ -131,7 +138,7 @@ class ObjectSource:
         # callback of the same poll ends the process (confluent-kafka 2.16).
         asker = _create(Consumer, self._options)
         try:
-            topics = _call("read metadata", asker.list_topics, topic, _REQUEST_S).topics
+            topics = call("read metadata", asker.list_topics, topic, _REQUEST_S).topics
         except RuntimeError:  # a name that no topic can have
             return 0
         finally:
@@ -143,6 +150,7 @@ class ObjectSource:
         return len(found.partitions)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._rebalanced = True
         at = [(p.topic, p.partition) for p in partitions]
         besides = self._companions.joining(at)
         at += besides
@@ -153,6 +161,7 @@ class ObjectSource:
         (consumer.incremental_assign if self._cooperative else consumer.assign)(every)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
+        self._rebalanced = True
         at = [(p.topic, p.partition) for p in partitions]
         besides = self._companions.leaving(at, self._owned)
         at += besides
@@ -174,18 +183,18 @@ class ObjectSource:
         """See `Source.commit`."""
         mine = [TopicPartition(*at, offset) for at, offset in offsets.items() if at in self._owned]
         if mine:
-            _call("commit offsets", self._consumer.commit, offsets=mine, asynchronous=not wait)
+            call("commit offsets", self._consumer.commit, offsets=mine, asynchronous=not wait)
 
     def committed(self, partitions: Partitions) -> dict[tuple[str, int], int]:
         """See `Source.committed`."""
         wanted = [TopicPartition(*at) for at in partitions]
-        found = _call("read committed offsets", self._consumer.committed, wanted, _REQUEST_S)
+        found = call("read committed offsets", self._consumer.committed, wanted, _REQUEST_S)
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
 
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """See `Source.seek`."""
         for at, offset in offsets.items():
-            _call("seek", self._consumer.seek, TopicPartition(*at, offset))
+            call("seek", self._consumer.seek, TopicPartition(*at, offset))
 
     def ends(self) -> dict[tuple[str, int], int]:
         """See `Source.ends`."""
@@ -193,10 +202,14 @@ class ObjectSource:
         found = {at: cached(TopicPartition(*at)) for at in self._owned}
         return {at: marks[1] for at, marks in found.items() if marks and marks[1] >= 0}
 
+    def group_metadata(self) -> object:
+        """See `Source.group_metadata`."""
+        return self._group
+
     def beginnings(self) -> dict[tuple[str, int], int]:
         """See `Source.beginnings`."""
         ask = partial(
-            _call, "read the log's begin", self._consumer.get_watermark_offsets, timeout=_REQUEST_S
+            call, "read the log's begin", self._consumer.get_watermark_offsets, timeout=_REQUEST_S
         )
         found = {at: ask(TopicPartition(*at)) for at in self._owned}
         if late := [at for at, marks in found.items() if marks is None]:
@@ -205,11 +218,11 @@ class ObjectSource:
 
     def pause(self, partitions: Partitions) -> None:
         """See `Source.pause`."""
-        _call("pause", self._consumer.pause, [TopicPartition(*at) for at in partitions])
+        call("pause", self._consumer.pause, [TopicPartition(*at) for at in partitions])
 
     def resume(self, partitions: Partitions) -> None:
         """See `Source.resume`."""
-        _call("resume", self._consumer.resume, [TopicPartition(*at) for at in partitions])
+        call("resume", self._consumer.resume, [TopicPartition(*at) for at in partitions])
 
     def close(self) -> None:
         """See `Source.close`."""
@@ -247,7 +260,7 @@ class ObjectSink:
 
     def _send_columns(self, columns: Columns, reported: Callable[..., None]) -> None:
         for i, partition in enumerate(columns.partition.tolist()):
-            _call(
+            call(
                 f"produce to {columns.topic}",
                 self._producer.produce,
                 columns.topic,
@@ -258,7 +271,7 @@ class ObjectSink:
             )
 
     def _send_letter(self, letter: Letter, reported: Callable[..., None]) -> None:
-        _call(
+        call(
             f"produce to {letter.topic}",
             self._producer.produce,
             letter.topic,

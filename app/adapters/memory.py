@@ -7,7 +7,7 @@ away and bring them back.
 
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,9 @@ class MemoryWatermarks:
         """See `WatermarkLog.read`."""
         found = {p: self.marks.get(p, []) for p in starts}
         return {p: (found[p][at:], len(found[p])) for p, at in starts.items()}
+
+    def close(self) -> None:
+        """See `WatermarkLog.close`."""
 
 
 class MemoryRegistry:
@@ -200,6 +203,10 @@ class MemorySource:
         """See `Source.ends`."""
         return dict.fromkeys(self._owned, 0)
 
+    def group_metadata(self) -> object:
+        """See `Source.group_metadata`."""
+        return "group"
+
     def beginnings(self) -> dict[tuple[str, int], int]:
         """See `Source.beginnings`; what `starts` says, else 0. Fails while `away`."""
         if self.away:
@@ -251,4 +258,44 @@ class MemorySink:
 
     def close(self, timeout_ms: int) -> None:
         """See `Sink.close`."""
+        self.closed = True
+
+
+class MemoryTransactor:
+    """A transactional producer of one incarnation; commits offsets to a source, or fails."""
+
+    def __init__(self, source: Callable[[], MemorySource]) -> None:
+        """`source` gives the consumer whose offsets go into the transactions."""
+        self._source = source
+        self.committed: list[tuple[list[Outbound], dict[tuple[str, int], int]]] = []
+        self.failing, self.troubled = "", False
+        self.closed = False
+        self.holding = threading.Event()
+        self.holding.set()
+
+    def is_troubled(self) -> bool:
+        """See `Transactor.is_troubled`."""
+        return self.troubled
+
+    def transact(
+        self,
+        outbounds: Iterable[Outbound],
+        offsets: Mapping[tuple[str, int], int],
+        group: object,
+    ) -> None:
+        """See `Transactor.transact`; waits while `holding` is clear.
+
+        `failing` is "before" the commit, or "after" it.
+        """
+        its = list(outbounds)
+        self.holding.wait()
+        if self.failing == "before":
+            raise BrokerUnavailable("the transaction in memory was not committed")
+        self.committed.append((its, dict(offsets)))
+        self._source().commit(offsets, wait=True)
+        if self.failing == "after":
+            raise BrokerUnavailable("nobody knows whether the transaction was committed")
+
+    def close(self, timeout_ms: int) -> None:
+        """See `Transactor.close`."""
         self.closed = True

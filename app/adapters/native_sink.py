@@ -26,6 +26,8 @@ _PURGE_QUEUE_AND_FLIGHT = 0x3
 class NativeSink:
     """A producer on librdkafka's C API, acknowledged batch by batch."""
 
+    events = rk.EVENT_DR | rk.EVENT_ERROR
+
     def __init__(self, options: Mapping[str, str], records_max: int) -> None:
         """Create the producer, which connects by itself.
 
@@ -34,7 +36,7 @@ class NativeSink:
         rk.check()
         native_loops.compile_loops()
         conf = rk.configuration({**options, **queue_limits(records_max)})
-        rk.conf_set_events(conf, rk.EVENT_DR | rk.EVENT_ERROR)
+        rk.conf_set_events(conf, self.events)
         self._log = rk.log_callback(log_line)
         rk.conf_set_log_cb(conf, self._log)
         self._client = rk.handle(rk.PRODUCER, conf)
@@ -58,6 +60,9 @@ class NativeSink:
         self._outstanding.append(ticket)
         self._bytes.append(sum(len(letter.value or b"") for letter in outbound.letters))
         self._remaining[ticket % _TICKETS] = len(outbound)
+        self._produce(outbound, ticket)
+
+    def _produce(self, outbound: Outbound, ticket: int) -> None:
         for columns in outbound.columns:
             if len(columns):
                 self._send_columns(columns, ticket)

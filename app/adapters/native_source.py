@@ -215,6 +215,10 @@ class NativeSource:
                 found[topic, partition] = high.value
         return found
 
+    def group_metadata(self) -> object:
+        """See `Source.group_metadata`; whoever asks for it destroys it."""
+        return int(rk.consumer_group_metadata(self._client))
+
     def beginnings(self) -> dict[tuple[str, int], int]:
         """See `Source.beginnings`."""
         low, high = c.c_int64(), c.c_int64()

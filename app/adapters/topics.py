@@ -24,6 +24,8 @@ REQUEST_S = 15.0
 TIMESTAMP_TYPE = "message.timestamp.type"
 MESSAGE_BYTES = "max.message.bytes"
 RETENTION = "retention.ms"
+CLEANUP = "cleanup.policy"
+DESCRIBED = (TIMESTAMP_TYPE, MESSAGE_BYTES, RETENTION, CLEANUP)
 REFUSALS = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -82,7 +84,8 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(settings.topic("scores"), count, copies),
         Topic(settings.topic("alerts"), count, copies),
         Topic(settings.topic("dead_letters"), count, copies, letters),
-        Topic(settings.topic("watermarks"), count, copies),
+        # Of each position the latest, for as long as the inputs may be read again.
+        Topic(settings.topic("watermarks"), count, copies, {CLEANUP: "compact"}),
     ]
 
 
@@ -159,7 +162,7 @@ def _describe(admin: AdminClient, names: Collection[str]) -> dict[str, Topic]:
     futures = admin.describe_configs(resources, request_timeout=REQUEST_S)
     topics = {}
     for resource, entries in _results(futures, "topic configuration").items():
-        config = {name: entries[name].value for name in (TIMESTAMP_TYPE, MESSAGE_BYTES, RETENTION)}
+        config = {name: entries[name].value for name in DESCRIBED}
         partitions = there[resource.name].partitions
         replication = max(len(p.replicas) for p in partitions.values())
         topics[resource.name] = Topic(resource.name, len(partitions), replication, config)

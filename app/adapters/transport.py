@@ -12,7 +12,7 @@ import structlog
 
 from app.config import Settings
 from app.errors import ConfigError, NativeTransportError
-from app.ports import RebalanceListener, Sink, Source
+from app.ports import RebalanceListener, Sink, Source, Transactor
 
 log = structlog.get_logger("riskwire.kafka")
 
@@ -42,8 +42,13 @@ FIXED = (
     "enable.idempotence",
     "partitioner",
     "delivery.report.only.error",
+    "transactional.id",
+    "transaction.timeout.ms",
+    "isolation.level",
 )
 BYTES_MAX = 256 << 20  # of dead letters in flight; the rest of a batch is small
+TRANSACTION_MS = 10_000
+"""A transaction that is not over by then is the broker's to abort."""
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
 
 
@@ -85,6 +90,28 @@ def open_sink(settings: Settings, transport: str) -> Sink:
     limit = {"message.max.bytes": str(settings.message_bytes_max)}
     options = {**PRODUCER_OPTIONS, **limit, **given}
     return _twins(transport)[1](options, settings.inflight_records_max)
+
+
+def open_transactor(settings: Settings, transport: str, transactional_id: str) -> Transactor:
+    """A transactional producer, which fences its id; raises BrokerUnavailable or ConfigError."""
+    given = {**settings.client_options(), **settings.producer_options}
+    _refuse_fixed(given)
+    options = {
+        **PRODUCER_OPTIONS,
+        "message.max.bytes": str(settings.message_bytes_max),
+        **given,
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": str(TRANSACTION_MS),
+        "message.timeout.ms": str(TRANSACTION_MS),
+    }
+    arguments = (options, settings.inflight_records_max, TRANSACTION_MS / 1000)
+    if transport == "native":
+        from app.adapters.native_transactor import NativeTransactor
+
+        return NativeTransactor(*arguments)
+    from app.adapters.confluent_transactor import ObjectTransactor
+
+    return ObjectTransactor(*arguments)
 
 
 def _refuse_fixed(given: Mapping[str, str]) -> None:

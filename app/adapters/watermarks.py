@@ -16,7 +16,7 @@ from app.config import Settings
 from app.errors import BrokerUnavailable
 from app.watermarks import Watermark, parse
 
-READ_S_MAX = 4.0
+SILENT_S_MAX = 4.0
 _RECORDS_MAX = 10_000
 _POLL_S = 0.2
 
@@ -37,7 +37,10 @@ class KafkaWatermarks:
     def _read(self, starts: dict[int, int]) -> dict[int, tuple[list[Watermark], int]]:
         found: dict[int, tuple[list[Watermark], int]] = {p: ([], at) for p, at in starts.items()}
         with self._lock:
-            consumer = self._consumer = self._consumer or self._open()
+            try:
+                consumer = self._consumer = self._consumer or self._open()
+            except KafkaException as error:
+                raise translated(error, self._topic) from None
             try:
                 self._check(consumer, max(starts, default=-1))
                 consumer.assign([TopicPartition(self._topic, p, at) for p, at in starts.items()])
@@ -52,7 +55,7 @@ class KafkaWatermarks:
         """Raise where there is no such partition: librdkafka would wait for it."""
         if partition < self._partitions:
             return
-        found = consumer.list_topics(self._topic, timeout=READ_S_MAX)
+        found = consumer.list_topics(self._topic, timeout=SILENT_S_MAX)
         self._partitions = len(found.topics[self._topic].partitions)
         if partition >= self._partitions:
             raise BrokerUnavailable(
@@ -60,11 +63,16 @@ class KafkaWatermarks:
             )
 
     def _collect(self, consumer: Consumer, found: dict[int, tuple[list[Watermark], int]]) -> None:
-        unread, end_s = set(found), time.monotonic() + READ_S_MAX
+        unread, heard_s = set(found), time.monotonic()
         while unread:
-            if time.monotonic() > end_s:
-                raise BrokerUnavailable(f"{self._topic}: not read to its end in {READ_S_MAX:g} s")
-            for message in consumer.consume(_RECORDS_MAX, _POLL_S):
+            first = consumer.poll(_POLL_S)
+            if first is not None:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > SILENT_S_MAX:
+                raise BrokerUnavailable(f"{self._topic}: nothing is heard of its end")
+            else:
+                continue
+            for message in (first, *consumer.consume(_RECORDS_MAX, 0)):
                 partition, error = message.partition(), message.error()
                 if partition is None or partition not in found:
                     continue
@@ -78,6 +86,13 @@ class KafkaWatermarks:
                     found[partition] = marks, max(next_, message.offset() or 0)
                 elif error.fatal():
                     raise KafkaException(error)
+
+    def close(self) -> None:
+        """See `WatermarkLog.close`."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
 
     def _open(self) -> Consumer:
         return Consumer(
@@ -103,8 +118,9 @@ def declare(settings: Settings, marks: Iterable[tuple[int, Watermark]]) -> None:
         producer.produce(
             topic,
             mark.encode(settings.group_id),
+            mark.key(settings.group_id),
             partition=partition,
             on_delivery=lambda error, _: failed.append(error.str()) if error else None,
         )
-    if producer.flush(READ_S_MAX) or failed:
+    if producer.flush(SILENT_S_MAX) or failed:
         raise BrokerUnavailable(f"{topic}: {failed[0] if failed else 'no answer in time'}")

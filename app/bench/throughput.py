@@ -56,12 +56,14 @@ class Lane:
 
 LANES: dict[str, Lane] = {
     "riskwire": Lane("riskwire", 1.0, scores=True, arguments=("--transport", "native")),
+    "riskwire_once": Lane("riskwire", 1.0, scores=True, arguments=("--delivery", "exactly_once")),
     "riskwire_objects": Lane("riskwire", 0.4, scores=True, arguments=("--transport", "objects")),
     "hand_loop": Lane("hand_loop", 0.2, scores=True),
     "stock_faust": Lane("stock_faust", 0.06, scores=False),
     "consume_only": Lane("consume_only", 1.0, scores=False),
 }
 RATIOS = (
+    ("riskwire_once", "riskwire"),
     ("riskwire", "hand_loop"),
     ("riskwire", "stock_faust"),
     ("riskwire", "consume_only"),

@@ -180,6 +180,7 @@ def demo_settings(bootstrap: str, redis_url: str) -> Settings:
         "redis_url": SecretStr(redis_url),
         "http_port": port,
         "log_format": "console",
+        "delivery": "at_least_once",  # the mock cluster enforces no transactions
         # The mock cluster lets an empty fetch wait to its end, even if a record comes meanwhile.
         "consumer_options": {"fetch.wait.max.ms": "1"},
     }

@@ -44,11 +44,17 @@ class Nobody:
 
     def __init__(self) -> None:
         self.refuses, self.claims = False, 0
+        self.fenced: list[int] = []
         self.starts: dict[tuple[str, int], int] = {}
         self.released: list[tuple[list[int], bool]] = []
 
     def start(self, commits: Commits) -> None:
         """See `StateOwner.start`."""
+
+    def fence(self, partitions: Sequence[int]) -> bool:
+        """See `StateOwner.fence`."""
+        self.fenced = list(partitions)
+        return True
 
     def claim(
         self, partitions: Sequence[int], committed: Mapping[tuple[str, int], int]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app import cli, cli_models, evaluate_cli, train_cli, tune_cli
+from app import cli, cli_models, evaluate_cli, replay, train_cli, tune_cli
 from app.errors import ConfigError
 from app.train_cli import History, read_params, rule_as_asked, run_finetune, run_train
 from models import labelled
@@ -282,6 +282,14 @@ def test_the_command_line_knows_every_family() -> None:
         (["train", "--data", "none.csv"], "none.csv"),
         (["evaluate", "--model", "nothing"], "neither"),
         (["evaluate", "--through-kafka", "--model", "xgboost", "--model", "mlp"], "one family"),
+        (["evaluate", "--through-kafka", "--protocol", "other"], "leave out --protocol"),
+        (["evaluate", "--through-kafka", "--alerts-per-day", "5"], "leave out --alerts-per-day"),
+        (
+            ["evaluate", "--through-kafka", "--cost", "review=5", "--tra-limit", "0"],
+            "leave out --cost, --tra-limit",
+        ),
+        (["evaluate", "--partitions", "4"], "add --through-kafka or leave out --partitions"),
+        (["evaluate", "--workers", "1"], "add --through-kafka or leave out --workers"),
         (["finetune", "nowhere"], "nowhere"),
         (["threshold", "nowhere"], "nowhere"),
         (["simulate", "--customers", "0"], "customers"),
@@ -295,3 +303,23 @@ def test_wrong_arguments_are_told(
     error = CliRunner().invoke(cli.app, arguments).exception
     assert isinstance(error, ConfigError)
     assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "partitions", "workers"),
+    [([], 4, 1), (["--protocol", "handbook", "--partitions", "2", "--workers", "3"], 2, 3)],
+)
+def test_a_replay_has_partitions_and_workers(
+    arguments: list[str], partitions: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those given, else 4 and 1; the protocol's own name may be said."""
+    called: dict[str, object] = {}
+
+    def run(*_: object, **options: object) -> int:
+        called.update(options)
+        return 0
+
+    monkeypatch.setattr(replay, "run", run)
+    result = CliRunner().invoke(cli.app, ["evaluate", "--through-kafka", *arguments])
+    assert result.exit_code == 0, result.exception
+    assert (called["partitions"], called["workers"]) == (partitions, workers)

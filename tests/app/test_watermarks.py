@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.watermarks import Awaited, Watermark, outbound, parse
+from app.watermarks import Awaited, Watermark, declarations, parse
 from features.contract import DAY_US, LIVE
 from features.state import LABELS, NEVER, TRANSACTIONS, Flags, Float32s, Int64s
 from tests.app.streams import BATCH, Stream, Worker, random_log
@@ -36,7 +36,7 @@ def test_what_is_none_is_passed_over(junk: bytes | None) -> None:
 def test_each_goes_to_its_partition() -> None:
     """Where the log is that it speaks of."""
     marks = [(3, Watermark(TRANSACTIONS, 5, 6)), (1, Watermark(LABELS, 7, 8))]
-    [columns] = outbound("watermarks", "us", marks).columns
+    [columns] = declarations("watermarks", "us", marks).columns
     assert columns.partition.tolist() == [3, 1]
     assert [parse(columns.values[i], "us") for i in range(2)] == [mark for _, mark in marks]
 

@@ -9,7 +9,7 @@ import pytest
 from app.adapters.memory import MemorySink, MemorySource, MemoryStore, MemoryWatermarks
 from app.batching import BatchPolicy
 from app.config import load_settings
-from app.delivery import Announcements
+from app.delivery import Announcements, Delivery
 from app.enrich import Enrich
 from app.intake import Intake, IntakeLimits
 from app.labels import label_writers
@@ -39,6 +39,7 @@ class Bench:
     def __init__(self) -> None:
         self.sinks: list[MemorySink] = []
         self.skipped_us = 0
+        self.fenced: list[str] = []
         self._opened: MemorySource | None = None
         metrics = Metrics()
         limits = IntakeLimits(queue_batches_max=2, commit_interval_ms=1, drain_timeout_s=1.0)
@@ -54,12 +55,13 @@ class Bench:
             lambda: its.clock() + self.skipped_us,
             flush_s=0.05,
             marks=MemoryWatermarks(),
+            fencer=self.fenced.append,
         )
         enrich = Enrich(live, self.store, its.clock, owner.backoff, owner.make_room)
         intake = Intake(self._open, Ledger(), BatchPolicy(100, 3), limits, metrics, owner)
         self.worker = Worker(
             dataclasses.replace(its, enrich=enrich, backoff=owner.backoff), metrics, intake, owner,
-            LabelParts(TOPICS[1], label_writers()), self._sink,
+            LabelParts(TOPICS[1], label_writers()), Delivery(self._sink, intake),
         )  # fmt: skip
 
     @property
@@ -173,7 +175,9 @@ async def test_a_quiet_log_is_declared_complete_once_and_then_written(bench: Ben
     owner = bench.worker.ownership
     bench.add(0, 3)
     await until(lambda: bench.source.commits == {AT: 3})
-    owner.announcer = Announcements(bench.worker.delivery, "watermarks", "us")
+    owner.announcer = Announcements(
+        bench.worker.delivery, bench.worker.intake, "watermarks", "us", TOPICS
+    )
     await asyncio.sleep(0.2)  # it was seen how far the logs are
     bench.sinks[0].holding = True
     bench.skipped_us += 100_000_000

@@ -34,6 +34,7 @@ class Task:
     redis: str
     scores: str
     transport: str
+    delivery: str
 
 
 def task(arguments: list[str] | None = None) -> Task:
@@ -47,6 +48,7 @@ def task(arguments: list[str] | None = None) -> Task:
     parser.add_argument("--redis", default="", help="URL of the Redis that holds the state")
     parser.add_argument("--scores", default="", help="output topic")
     parser.add_argument("--transport", default="native", help="of Riskwire's own lane")
+    parser.add_argument("--delivery", default="at_least_once", help="of Riskwire's own lane")
     return Task(**vars(parser.parse_args(arguments)))
 
 

@@ -42,6 +42,7 @@ def settings_of(wanted: Task) -> Settings:
         bootstrap_servers=wanted.bootstrap,
         group_id=wanted.group,
         transport=wanted.transport,
+        delivery=wanted.delivery,
         partitions=PARTITIONS,
         topic_transactions=wanted.topic,
         topic_labels=f"{wanted.scores}-labels",

@@ -1,0 +1,57 @@
+"""The readable twin of `native_transactor`, on confluent-kafka's own calls (port `Transactor`)."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from confluent_kafka import KafkaError, TopicPartition
+
+from app.adapters.confluent import ObjectSink, call
+from app.errors import BrokerUnavailable
+from app.records import Outbound
+
+
+class ObjectTransactor(ObjectSink):
+    """One incarnation of a transactional producer."""
+
+    def __init__(self, options: Mapping[str, str], records_max: int, timeout_s: float) -> None:
+        """Create it and fence what used its transactional id before.
+
+        Raises BrokerUnavailable or ConfigError.
+        """
+        super().__init__(options, records_max)
+        self._timeout_s = timeout_s
+        call("begin to use a transactional id", self._producer.init_transactions, timeout_s)
+
+    def is_troubled(self) -> bool:
+        """See `Transactor.is_troubled`."""
+        self._producer.poll(0)
+        return bool(self._failure)
+
+    def transact(
+        self, outbounds: Iterable[Outbound], offsets: Mapping[tuple[str, int], int], group: object
+    ) -> None:
+        """See `Transactor.transact`."""
+        producer, timeout_s = self._producer, self._timeout_s
+        call("begin a transaction", producer.begin_transaction)
+        end_s = time.monotonic() + timeout_s
+        for ticket, outbound in enumerate(outbounds, 1):
+            while not self.room(len(outbound)):
+                self._wait(end_s)
+            self.send(outbound, ticket)
+        while len(producer):
+            self._wait(end_s)
+        if offsets:
+            its = [TopicPartition(*at, offset) for at, offset in offsets.items()]
+            send = producer.send_offsets_to_transaction
+            call("send offsets to a transaction", send, its, group, timeout_s)
+        call("commit a transaction", producer.commit_transaction, timeout_s)
+        self.poll(0)
+
+    def _wait(self, end_s: float) -> None:
+        if time.monotonic() > end_s:
+            raise BrokerUnavailable("a transaction's records are not acknowledged in time")
+        self.poll(1)
+
+    def _error(self, error: KafkaError) -> None:
+        # Any trouble in a transaction leaves it in doubt, also where the commit reports success.
+        self._failure = self._failure or f"in a transaction: {error.str()}"

@@ -1,0 +1,191 @@
+"""The way out exactly once: outputs and input offsets of whole batches in one Kafka transaction.
+
+Batches that are decided on wait here; a thread takes all that wait, encodes them, and commits them
+with the offsets that they complete, while the next ones are scored. Whatever goes wrong in a
+transaction leaves it in doubt (KAFKA-17754: a late commit may decide a later transaction), so there
+is one answer to it: the producer is thrown away, its id is fenced, all partitions are claimed again
+from the offsets that Kafka has, and a new incarnation goes on. No transaction is ever aborted by
+the producer that began it.
+"""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from app.delivery import Output
+from app.errors import BrokerUnavailable
+from app.intake import Intake
+from app.ports import Transactor
+
+log = structlog.get_logger("riskwire.transactions")
+_ROOM_POLL_S = 0.001
+_LOOK_S = 0.1
+_INTERVAL_S_MIN, _INTERVAL_S_MAX = 0.002, 0.05
+_RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
+STUCK_S = 45
+"""Three calls of a transaction may take ten seconds each."""
+NOT_BEGUN = float("inf")
+_CLOSE_S = 0.5
+_BATCHES_MAX = 1000
+
+
+class _Waiting(NamedTuple):
+    ticket: int
+    output: Output
+
+
+class TransactionalDelivery:
+    """One incarnation of a producer at a time; implements `Deliverer`."""
+
+    def __init__(
+        self,
+        open_transactor: Callable[[str], Transactor],
+        intake: Intake,
+        prefix: str,
+        began: Callable[[str], None],
+        records_max: int,
+    ) -> None:
+        """Nothing is opened before `open`.
+
+        Transactional ids begin with `prefix`; `began` is told of each before it is used. At most
+        `records_max` outbound records wait, and twice as many with those of a transaction.
+        """
+        self._open_transactor, self._intake, self._prefix = open_transactor, intake, prefix
+        self._began, self._records_max = began, records_max
+        self._waiting: deque[_Waiting] = deque()
+        self._records = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._fault: BaseException | None = None
+        self._interval_s = _INTERVAL_S_MIN
+        self._begun_s = NOT_BEGUN
+        self._retry_s = _RETRY_FIRST_S
+        self._thread = threading.Thread(target=self._run, name="riskwire-commit", daemon=True)
+        self._id = self._next_id()
+        self.failing = ""
+
+    def _next_id(self) -> str:
+        return f"{self._prefix}.{uuid.uuid4().hex[:12]}"
+
+    def open(self) -> None:
+        """See `Deliverer.open`."""
+        self._began(self._id)
+        self._thread.start()
+
+    async def send(self, output: Output, ticket: int) -> bool:
+        """See `Deliverer.send`; raises what ended the thread."""
+        while True:
+            with self._changed:
+                if self._fault is not None:
+                    raise self._fault
+                if self.is_stuck:
+                    raise BrokerUnavailable(f"a transaction does not end: {STUCK_S} s and more")
+                if not self._intake.ledger.is_open(ticket):
+                    return False
+                fits = not self._records or self._records + output.count <= self._records_max
+                fits &= len(self._waiting) < _BATCHES_MAX
+                if fits or not output.waits:
+                    self._waiting.append(_Waiting(ticket, output))
+                    self._records += output.count
+                    self._changed.notify()
+                    return True
+            await asyncio.sleep(_ROOM_POLL_S)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a transaction takes longer than its calls may: the worker must start anew."""
+        return time.monotonic() > self._begun_s + STUCK_S
+
+    async def close(self) -> None:
+        """See `Deliverer.close`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, _CLOSE_S)
+
+    def _run(self) -> None:
+        transactor: Transactor | None = None
+        try:
+            while not self._closed:
+                try:
+                    transactor = transactor or self._open_transactor(self._id)
+                    self.failing = ""
+                    taken = self._take()
+                    if transactor.is_troubled():
+                        # Nothing is open: the same id will do, and fences what there was of it.
+                        old, transactor = transactor, None
+                        old.close(0)
+                        transactor = self._open_transactor(self._id)
+                    self._transact(transactor, taken)
+                except BrokerUnavailable as error:
+                    doubted, transactor = transactor, None
+                    self._doubt(doubted, error)
+        except BaseException as fault:
+            log.exception("the transactions end")
+            self._fault = fault
+        finally:
+            if transactor is not None:
+                transactor.close(0)
+
+    def _take(self) -> list[_Waiting]:
+        """All that waits, once something does and the last transaction is long enough ago."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait(_LOOK_S)
+            self._changed.wait_for(self._is_full, self._interval_s)
+            taken = [*self._waiting]
+            self._waiting.clear()
+            self._records = 0
+            return taken
+
+    def _is_full(self) -> bool:
+        return self._closed or 2 * self._records >= self._records_max
+
+    def _transact(self, transactor: Transactor, taken: list[_Waiting]) -> None:
+        began_s, intake = time.monotonic(), self._intake
+        self._begun_s = began_s
+        with intake.border:
+            its = [each for each in taken if intake.ledger.is_open(each.ticket)]
+            tickets = [each.ticket for each in its]
+            completed = intake.ledger.offsets(tickets)
+            offsets = {at: o for at, o in completed.items() if o > intake.committed(at)}
+            outputs = [each.output for each in its if each.output.count]
+            if outputs or offsets:
+                group = intake.group_metadata()
+                transactor.transact((output.encode() for output in outputs), offsets, group)
+            intake.transacted(offsets)
+            intake.ledger.done(tickets)
+        self._begun_s = NOT_BEGUN
+        for output in outputs:
+            output.sent()
+        self._retry_s = _RETRY_FIRST_S
+        # As long as the last one took: committing takes half of the time at most.
+        took_s = time.monotonic() - began_s
+        self._interval_s = min(max(took_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
+
+    def _doubt(self, doubted: Transactor | None, error: BrokerUnavailable) -> None:
+        self._begun_s = NOT_BEGUN
+        self.failing = f"outputs could not be committed: {error}"
+        log.error(
+            "a transaction is in doubt; going on from what Kafka has",
+            error=str(error),
+            transactional_id=self._id,
+            retry_s=self._retry_s,
+        )
+        if doubted is not None:
+            doubted.close(0)
+        # The claim finds the old id with the state and fences it, unless nothing is owned.
+        self._id = self._next_id()
+        self._began(self._id)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, self._retry_s)
+        self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
+        if not self._closed:
+            self._intake.rewind_and_wait()

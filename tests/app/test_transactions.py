@@ -1,0 +1,205 @@
+"""Outputs and offsets in one transaction: what is committed, and what doubt does. In memory."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.adapters.memory import MemorySource, MemoryTransactor
+from app.batching import BatchPolicy
+from app.delivery import Output
+from app.errors import BrokerUnavailable
+from app.intake import Intake, IntakeLimits
+from app.ledger import Ledger
+from app.metrics import Metrics
+from app.ports import RebalanceListener, Source, Transactor
+from app.records import Outbound
+from app.transactions import TransactionalDelivery
+from tests.app.builders import Nobody, record_batch
+from tests.app.test_intake import until
+
+AT = ("transactions", 0)
+
+
+class Bench:
+    """An intake and a transactional way out over memory; a batch's output names its offsets."""
+
+    def __init__(self) -> None:
+        self._opened: MemorySource | None = None
+        self.transactors: list[MemoryTransactor] = []
+        self.ids: list[str] = []
+        self.owner = Nobody()
+        limits = IntakeLimits(2, 1, 1.0, commits_itself=False)
+        self.intake = Intake(
+            self._open, Ledger(), BatchPolicy(100, 3), limits, Metrics(), self.owner
+        )
+        self.delivery = TransactionalDelivery(
+            self._transactor, self.intake, "group.w1", self.ids.append, 100
+        )
+        self.sent: list[str] = []
+
+    @property
+    def source(self) -> MemorySource:
+        """The consumer, once the intake has opened it."""
+        assert self._opened is not None
+        return self._opened
+
+    def _open(self, listener: RebalanceListener) -> Source:
+        self._opened = MemorySource(listener, [AT])
+        return self._opened
+
+    def _transactor(self, transactional_id: str) -> Transactor:
+        assert transactional_id == self.ids[-1], "the owner hears of an id before it is used"
+        self.transactors.append(MemoryTransactor(lambda: self.source))
+        return self.transactors[-1]
+
+    def add(self, first: int, count: int) -> None:
+        """Let records come whose offsets begin with `first`."""
+        self.source.add(record_batch([(0, first + i, None, None) for i in range(count)]))
+
+    async def run(self) -> None:
+        """Send a record a batch; more than the batch's name is not needed."""
+        while True:
+            batch = await self.intake.get()
+            self.intake.taken()
+            if (admitted := self.intake.ledger.admit(batch)) is None:
+                continue
+            ticket, records = admitted
+            name = f"{records.offset[0]}+{len(records)}"
+            outbound = Outbound((), (), name)
+
+            def sent(name: str = name) -> None:
+                self.sent.append(name)
+
+            def encode(outbound: Outbound = outbound) -> Outbound:
+                return outbound
+
+            await self.delivery.send(Output(len(records), encode, sent), ticket)
+
+    def committed(self) -> list[tuple[list[str], dict[tuple[str, int], int]]]:
+        """What each transaction held: names of batches, and offsets."""
+        every = itertools.chain.from_iterable(each.committed for each in self.transactors)
+        return [([out.source_topic for out in outs], offsets) for outs, offsets in every]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """Running; stopped at the end."""
+    bench = Bench()
+    bench.delivery.open()
+    bench.intake.start()
+    agent = asyncio.create_task(bench.run())
+    await until(lambda: bench.intake.is_assigned and len(bench.transactors) > 0)
+    yield bench
+    bench.transactors[-1].holding.set()
+    await bench.intake.stop()
+    await bench.delivery.close()
+    agent.cancel()
+    assert all(transactor.closed for transactor in bench.transactors)
+
+
+async def test_outputs_and_offsets_are_in_one_transaction(bench: Bench) -> None:
+    """Nothing is committed beside it; what waits while one is under way is in the next."""
+    bench.add(0, 3)
+    await until(lambda: bench.committed() == [(["0+3"], {AT: 3})])
+    [transactor] = bench.transactors
+    transactor.holding.clear()
+    bench.add(3, 1)
+    await asyncio.sleep(0.1)
+    bench.add(4, 1)
+    bench.add(5, 1)
+    await asyncio.sleep(0.1)
+    assert bench.sent == ["0+3"]
+    assert bench.source.commits == {AT: 3}
+    transactor.holding.set()
+    await until(lambda: bench.source.commits == {AT: 6})
+    assert [names for names, _ in bench.committed()] == [["0+3"], ["3+1"], ["4+1", "5+1"]]
+    assert bench.sent == ["0+3", "3+1", "4+1", "5+1"]
+    assert bench.intake.committed(AT) == 6
+
+
+@pytest.mark.parametrize("failing", ["before", "after"])
+async def test_doubt_throws_the_producer_away_and_asks_kafka(bench: Bench, failing: str) -> None:
+    """Committed or not: the next incarnation goes on from what Kafka says, once everything is."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.transactors[0].failing = failing
+    bench.add(3, 2)
+    await until(lambda: len(bench.transactors) == 2, 5)
+    assert bench.transactors[0].closed
+    assert len(set(bench.ids)) == 2
+    assert bench.owner.claims == 2, "everything is claimed again"
+    at = 3 if failing == "before" else 5
+    assert bench.source.sought[-1] == {AT: at}
+    bench.add(at, 4)
+    await until(lambda: bench.source.commits == {AT: at + 4})
+    offsets = [offsets[AT] for _, offsets in bench.committed()]
+    assert offsets == sorted(set(offsets))
+
+
+async def test_going_back_waits_for_the_transaction_that_is_under_way(bench: Bench) -> None:
+    """Else its offsets would be committed after they were read, and its records sent again."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 3)
+    await asyncio.sleep(0.1)
+    bench.intake.go_back()
+    await asyncio.sleep(0.1)
+    assert len(bench.source.sought) == 1
+    bench.transactors[0].holding.set()
+    await until(lambda: len(bench.source.sought) == 2)
+    assert bench.source.sought[1] == {AT: 3}
+
+
+async def test_after_trouble_in_between_a_new_producer_takes_over_the_id(bench: Bench) -> None:
+    """No transaction was open: nothing is in doubt, nothing is claimed again."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.transactors[0].troubled = True
+    bench.add(3, 2)
+    await until(lambda: bench.source.commits == {AT: 5})
+    assert bench.transactors[0].closed
+    assert len(bench.transactors) == 2
+    assert len(bench.ids) == bench.owner.claims == 1
+
+
+async def test_a_transaction_that_does_not_end_ends_the_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that never comes back is no reason to wait for ever: start anew."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 1)
+    await asyncio.sleep(0.1)
+    assert not bench.delivery.is_stuck
+    monkeypatch.setattr("app.transactions.STUCK_S", 0.05)
+    await asyncio.sleep(0.1)
+    assert bench.delivery.is_stuck
+    with pytest.raises(BrokerUnavailable, match="does not end"):
+        await bench.delivery.send(Output(1, lambda: Outbound((), (), "x")), 1)
+
+
+async def test_what_is_lost_is_committed_by_nobody(bench: Bench) -> None:
+    """Batches in hand when a partition is lost are dropped, whole."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 1)
+    await asyncio.sleep(0.1)
+    bench.add(1, 2)
+    await asyncio.sleep(0.1)
+    bench.intake.revoked([AT], lost=True)
+    bench.transactors[0].holding.set()
+    await asyncio.sleep(0.3)
+    assert all("1+2" not in names for names, _ in bench.committed())
+    assert bench.source.commits.get(AT, 0) <= 1
+
+
+async def test_at_most_so_many_records_wait(bench: Bench) -> None:
+    """A batch beyond the bound waits with its records, and goes out later."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 1)
+    await asyncio.sleep(0.1)
+    for first in (1, 61, 121):
+        bench.add(first, 60)
+    await asyncio.sleep(0.2)
+    assert len(bench.delivery._waiting) == 1
+    bench.transactors[0].holding.set()
+    await until(lambda: bench.source.commits == {AT: 181})
