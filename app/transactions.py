@@ -114,25 +114,49 @@ class TransactionalDelivery:
         transactor: Transactor | None = None
         try:
             while not self._closed:
+                if transactor is None and (transactor := self._opened()) is None:
+                    continue
+                taken = self._take()
+                if transactor.is_troubled():
+                    # No transaction is open: the same id will do, and nothing is in doubt.
+                    self._give_back(taken)
+                    transactor.close(0)
+                    transactor = None
+                    continue
                 try:
-                    transactor = transactor or self._open_transactor(self._id)
-                    self.failing = ""
-                    taken = self._take()
-                    if transactor.is_troubled():
-                        # Nothing is open: the same id will do, and fences what there was of it.
-                        old, transactor = transactor, None
-                        old.close(0)
-                        transactor = self._open_transactor(self._id)
                     self._transact(transactor, taken)
                 except BrokerUnavailable as error:
-                    doubted, transactor = transactor, None
-                    self._doubt(doubted, error)
-        except BaseException as fault:
-            log.exception("the transactions end")
+                    transactor.close(0)
+                    transactor = None
+                    self._doubt(error)
+        except BaseException as fault:  # noqa: BLE001 -- the event loop raises it
             self._fault = fault
+            self._intake.fail(fault)
         finally:
             if transactor is not None:
                 transactor.close(0)
+
+    def _opened(self) -> Transactor | None:
+        """A producer; None after a while where there is none to be had."""
+        try:
+            transactor = self._open_transactor(self._id)
+        except BrokerUnavailable as error:
+            self.failing = f"no transactions: {error}"
+            log.warning("no transactions yet; trying again", error=str(error))
+            self._pause()
+            return None
+        self.failing = ""
+        return transactor
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, self._retry_s)
+        self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
+
+    def _give_back(self, taken: list[_Waiting]) -> None:
+        with self._changed:
+            self._waiting.extendleft(reversed(taken))
+            self._records += sum(each.output.count for each in taken)
 
     def _take(self) -> list[_Waiting]:
         """All that waits, once something does and the last transaction is long enough ago."""
@@ -170,7 +194,7 @@ class TransactionalDelivery:
         took_s = time.monotonic() - began_s
         self._interval_s = min(max(took_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
 
-    def _doubt(self, doubted: Transactor | None, error: BrokerUnavailable) -> None:
+    def _doubt(self, error: BrokerUnavailable) -> None:
         self._begun_s = NOT_BEGUN
         self.failing = f"outputs could not be committed: {error}"
         log.error(
@@ -179,13 +203,9 @@ class TransactionalDelivery:
             transactional_id=self._id,
             retry_s=self._retry_s,
         )
-        if doubted is not None:
-            doubted.close(0)
         # The claim finds the old id with the state and fences it, unless nothing is owned.
         self._id = self._next_id()
         self._began(self._id)
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed, self._retry_s)
-        self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
+        self._pause()
         if not self._closed:
             self._intake.rewind_and_wait()
