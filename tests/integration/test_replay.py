@@ -28,7 +28,7 @@ def data() -> Data:
 
 
 @pytest.mark.parametrize(
-    ("partitions", "workers", "seed", "kills"), [(1, 1, 1, [0.5]), (4, 1, 2, []), (4, 2, 3, [0.3])]
+    ("partitions", "workers", "seed", "kills"), [(1, 1, 1, [0.5]), (4, 2, 3, [0.3])]
 )
 def test_vectors_and_scores_through_kafka_are_the_offline_ones(
     data: Data,
