@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Entity = Literal["transaction", "customer", "terminal"]
 LogName = Literal["transactions", "labels"]
 
-KERNEL_VERSION = 2
+KERNEL_VERSION = 3
 """Raised with every change of the code that gives other numbers for the same logs."""
 
 DAY_US = 86_400_000_000

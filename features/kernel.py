@@ -135,7 +135,9 @@ def _customer(s: State, c: int, t: int, amount: int, out: Float32s, i: int) -> N
     n_30, total_30 = last - month + 1, _total(s, c, month, last)
     n, total = last - first + 1, _total(s, c, first, last)
     for j in range(s.c_tiles[c]):
+        # What is in a tile is no younger than the oldest event of the row.
         middle = s.c_tile_day[c, j] * CUSTOMER_TILE + CUSTOMER_TILE // 2
+        middle = min(middle, s.c_time[c, head])
         more, sum_ = s.c_tile_count[c, j], s.c_tile_sum[c, j]
         if s.c_tile_seen[c, j] <= t:
             within = middle > t - DAY
@@ -207,11 +209,12 @@ def _terminal(s: State, shares: Int32s, p: int, t: int, out: Float32s, i: int) -
         r = shares[i, q]
         _count_events(s, r, until, n)
         provisional |= _count_tiles(s.s_tiles, s.s_tile_day, s.s_tile_count, s.s_tile_seen, r,
-                                    until, until, n) and q != p  # fmt: skip
+                                    s.s_time[r, s.s_head[r]], until, until, n
+                                    ) and q != p  # fmt: skip
         if s.f_count[r] > 0:
             _count_frauds(s, r, until, known, f)
             provisional |= _count_tiles(s.f_tiles, s.f_tile_day, s.f_tile_count, s.f_tile_seen, r,
-                                        t, until, f)  # fmt: skip
+                                        s.f_time[r, 0], t, until, f)  # fmt: skip
         provisional |= _may_change(s, r, p, q, until, known)
     for w in range(1, len(WINDOWS)):
         n[w] += n[w - 1]
@@ -257,15 +260,18 @@ def _count_frauds(s: State, r: int, until: int, known: int, f: Int64s) -> None:
 
 @compiled
 def _count_tiles(
-    tiles: Int32s, days: Int32s, counts: Int32s, seens: Int64s, r: int, at: int, until: int,
-    n: Int64s,
+    tiles: Int32s, days: Int32s, counts: Int32s, seens: Int64s, r: int, oldest: int, at: int,
+    until: int, n: Int64s,
 ) -> bool:  # fmt: skip
-    """Add the days that are visible as a whole at `at`; whether one reaches into the windows."""
+    """Add the days that are visible as a whole at `at`; whether one reaches into the windows.
+
+    What is in a tile is no younger than `oldest`, the row's oldest event.
+    """
     found = False
     for j in range(tiles[r]):
         begin = days[r, j] * DAY
         if seens[r, j] <= at:
-            _add(begin + DAY // 2, counts[r, j], until, n)
+            _add(min(begin + DAY // 2, oldest), counts[r, j], until, n)
         found |= begin <= until and begin + DAY > until - WINDOWS[-1] * DAY
     return found
 

@@ -218,7 +218,8 @@ def remember_at(s: State, r: int, t: int, seen: int) -> None:
 def remember_outcome(s: State, r: int, t: int, seen: int, tag: int, fraud: int) -> None:
     """Insert a fraud, or the taking back of one, sorted by time, tag, sign and visibility.
 
-    Said twice counts once; that a payment was good is only news where it was called a fraud.
+    Said twice counts once; that a payment was good is only news where it was called a fraud. What
+    is in a tile is not told apart any more: said again or taken back it counts anew.
     """
     n = s.f_count[r]
     net = 0
@@ -236,7 +237,7 @@ def remember_outcome(s: State, r: int, t: int, seen: int, tag: int, fraud: int) 
     late = _dropped(t, newest, DAY, SHARE_KEEP)
     if n - gone == SHARE_FRAUDS and not late:
         # Whichever is the oldest becomes part of a tile.
-        late = t < s.f_time[r, 0]
+        late = t < s.f_time[r, 0] or (t == s.f_time[r, 0] and tag < s.f_tag[r, 0])
         old_t = t if late else s.f_time[r, 0]
         old_seen = seen if late else s.f_seen[r, 0]
         old_sign = sign if late else s.f_sign[r, 0]

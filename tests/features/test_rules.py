@@ -25,7 +25,7 @@ from features.contract import (
     defaults,
 )
 from features.offline import Log, _learn, vectors
-from features.state import NEVER, Float32s, Int32s, Int64s, State
+from features.state import NEVER, Float32s, Int64s, State
 from tests.app.streams import START_US, random_log, shuffled
 from tests.features.test_blob import _assert_within_bounds, _packed, _restored, _rows
 
@@ -153,10 +153,10 @@ def test_after_every_record_of_a_crowd_rows_and_blobs_are_bounded_and_say_all(
 
 @given(**CROWDED)
 @settings(max_examples=25)
-def test_windows_that_begin_after_the_last_tile_are_exact(
+def test_windows_within_the_kept_events_are_exact(
     seed: int, days: int, pause: int, instants: int
 ) -> None:
-    """However much was tiled before them, they are a count over the whole log."""
+    """However much was tiled, they are a count over the whole log."""
     log = shuffled(_crowd(seed, days, pause, instants), seed, DAY_US)
     room, shares = _room(log, REPLAY), log.terminal[:, np.newaxis]
     seen_us = np.maximum.accumulate(log.event_time_us) - REPLAY.lateness_us
@@ -167,27 +167,22 @@ def test_windows_that_begin_after_the_last_tile_are_exact(
             _learn(room, log, shares, np.array([row]))
             continue
         c, r = log.customer[row], log.terminal[row]
-        ends = (
-            _end(room.c_tile_day[c], room.c_tiles[c], kernel.CUSTOMER_TILE),
-            _end(room.s_tile_day[r], room.s_tiles[r], DAY_US),
-            _end(room.f_tile_day[r], room.f_tiles[r], DAY_US),
+        oldest = (
+            int(room.c_time[c, room.c_head[c]]) if room.c_tiles[c] else NEVER,
+            int(room.s_time[r, room.s_head[r]]) if room.s_tiles[r] else NEVER,
+            int(room.f_time[r, 0]) if room.f_tiles[r] else NEVER,
         )
         found = dict(zip(NAMES, _pay(room, log, np.array([row]))[0], strict=True))
-        wanted = _counted(log, seen_us, int(row), ends)
+        wanted = _counted(log, seen_us, int(row), oldest)
         assert {name: found[name] for name in wanted} == wanted
-        compared += len(wanted) * (max(ends) > NEVER)
+        compared += len(wanted) * (max(oldest) > NEVER)
     assert compared > 0 or (days, pause) == (4, 0)
 
 
-def _end(days: Int32s, tiles: int, length_us: int) -> int:
-    """When the last tile of a row ends."""
-    return (int(days[tiles - 1]) + 1) * length_us if tiles > 0 else NEVER
-
-
 def _counted(
-    log: Log, seen_us: Int64s, row: int, ends: tuple[int, int, int]
+    log: Log, seen_us: Int64s, row: int, oldest: tuple[int, int, int]
 ) -> dict[str, np.float32]:
-    """Features of a row by looking through the log, of windows that begin when tiles have ended."""
+    """Features of a row by looking through the log, of windows within what rows have kept."""
     t, at, amount = log.event_time_us[row], log.event_time_us, log.amount_minor
     until, came = t - DELAY_US, np.arange(len(log)) < row
     payer = came & (log.customer == log.customer[row]) & (at <= t)
@@ -195,16 +190,16 @@ def _counted(
     fraud = place & (log.fraud == 1) & (log.known_at_us <= t - REPLAY.skew_us)
     wanted = {}
     for days in (1, 7, 30):
-        if ends[0] <= t - days * DAY_US:
+        if oldest[0] <= t - days * DAY_US:
             own = amount[payer & (at > t - days * DAY_US)]
             n = len(own) + 1
             wanted[f"customer_count_{days}d"] = np.float32(n)
             wanted[f"customer_mean_{days}d"] = np.float32((own.sum() + amount[row]) / (100 * n))
         since = until - days * DAY_US
-        if ends[1] <= since:
+        if oldest[1] <= since:
             n = int((place & came & (seen_us <= until) & (at > since)).sum())
             wanted[f"terminal_count_{days}d"] = np.float32(n)
-            if ends[2] <= since:
+            if oldest[2] <= since:
                 risk = (fraud & (at > since)).sum() / n if n else 0.0
                 wanted[f"terminal_risk_{days}d"] = np.float32(risk)
     return wanted
@@ -223,15 +218,13 @@ def test_packed_crowds_are_the_same_in_any_order(
 ) -> None:
     """A customer's payments in any at all, a share's records in any within the lateness."""
     log = _crowd(seed, days, pause, instants, DAYS_LATE)
-    # Apart, since frauds of one instant leave a full row in the order told.
-    apart = replace(log, event_time_us=log.event_time_us + np.arange(len(log)))
     rng, told, n = np.random.default_rng(seed), _told(log), len(log)
     paid_late = _jumbled(log.event_time_us, rng)
     told_late = told[_jumbled(log.known_at_us[told], rng)]
     rooms = []
     for paid, learned in ((np.arange(n), told), (paid_late, told_late)):
         room = _room(log, DAYS_LATE)
-        _learn(room, apart, log.terminal[:, np.newaxis], learned)
+        _learn(room, log, log.terminal[:, np.newaxis], learned)
         _pay(room, log, paid)
         rooms.append(pack_shares(room, _rows(len(room.s_count))))
         rooms.append(pack_customers(room, _rows(len(room.c_count))))
