@@ -123,6 +123,7 @@ async def test_a_failed_delivery_goes_back_with_a_new_producer(bench: Bench) -> 
     """The sink that failed is closed, reading goes back to the commit, nothing is skipped."""
     bench.add(0, 3)
     await until(lambda: bench.source.commits == {AT: 3})
+    await until(lambda: bench.worker.ownership.live.owned[0].next_offset[0] == 3)  # flushed
     bench.sinks[0].failing = True
     bench.add(3, 2)
     await until(lambda: not bench.worker.readiness()[0])
