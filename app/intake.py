@@ -115,21 +115,18 @@ class Intake:
             raise BrokerUnavailable("the consumer has left the group")
         return self._source.group_metadata()
 
-    def rewind_and_wait(self) -> None:
-        """`rewind`, for a thread of its own."""
-        self.go_back()
-        while self._is_going_back and not self._ended:
-            time.sleep(_REWIND_POLL_S)
-
     async def rewind(self) -> None:
         """Go back to the committed offsets; what was handed out before is not admitted any more.
 
         Returns when that is done, or the thread has ended.
         """
+        await asyncio.to_thread(self.rewind_and_wait)
+
+    def rewind_and_wait(self) -> None:
+        """`rewind`, for a thread of its own."""
         self.go_back()
-        # An asyncio.Event would not do: it is the thread that sees to it.
-        while self._is_going_back and not self._ended:  # noqa: ASYNC110 -- see above
-            await asyncio.sleep(_REWIND_POLL_S)
+        while self._is_going_back and not self._ended:
+            time.sleep(_REWIND_POLL_S)
 
     def hold(self, logs: set[Position]) -> None:
         """Read no more of these logs, and of all others again, from the next poll on."""
@@ -341,11 +338,10 @@ class Intake:
         if now >= self._lag_at:
             self._lag_at = now + _LAG_EVERY_S
             self._measure_lag(source)
-        if now >= self._commit_again_at:
+        if now >= self._commit_again_at and self._limits.commits_itself:
             self._commit_again_at = now + _COMMIT_AGAIN_S
             known = {at: offset for at, offset in self._confirmed.items() if offset >= 0}
-            if self._limits.commits_itself:
-                self._unconfirmed = known | self._unconfirmed
+            self._unconfirmed = known | self._unconfirmed
         offsets = self._committable()
         if self._unconfirmed and (quiet or self._confirm.is_set()):
             # An asynchronous commit may have failed unseen: this confirms the last ones.

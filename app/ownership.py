@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -41,6 +41,7 @@ RELEASE_S = 1.5
 ROOM_POLL_S = 0.005
 DELETING = b"deleting "
 """What stands for a meta, with its epoch, while a partition's state is deleted."""
+T = TypeVar("T")
 _Marks = Mapping[int, tuple[Sequence[Watermark], int]]
 
 
@@ -114,9 +115,7 @@ class Ownership:
         """See `StateOwner.fence`; on the consumer's thread. May take several calls."""
         wanted = tuple(partitions)
         if self._fencing is None or self._fencing[0] != wanted:
-            assert self._loop is not None, "start comes first"  # noqa: S101 -- our own order
-            work = asyncio.run_coroutine_threadsafe(self._fence(wanted), self._loop)
-            self._fencing = (wanted, work)
+            self._fencing = (wanted, self._begun(self._fence(wanted)))
         try:
             self._read = self._fencing[1].result(FENCE_S)
         except concurrent.futures.TimeoutError:
@@ -183,8 +182,7 @@ class Ownership:
     def _wait(
         self, work: Coroutine[Any, Any, Any], timeout_s: float, *, go_on: bool = False
     ) -> Any:
-        assert self._loop is not None, "start comes first"  # noqa: S101 -- our own order of calls
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._begun(work)
         try:
             return future.result(timeout_s)
         except (concurrent.futures.TimeoutError, Unavailable) as error:
@@ -193,6 +191,11 @@ class Ownership:
             if timeout_s:
                 self._say(str(error) or "busy")
             return None
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Let the event loop begin what the consumer's thread wants done."""
+        assert self._loop is not None, "start comes first"  # noqa: S101 -- our own order of calls
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _say(self, why: str) -> None:
         if time.monotonic() > self._say_again_at:

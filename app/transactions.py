@@ -184,7 +184,7 @@ class TransactionalDelivery:
             if outputs or offsets:
                 group = intake.group_metadata()
                 transactor.transact((output.encode() for output in outputs), offsets, group)
-            intake.transacted(offsets)
+                intake.transacted(offsets)
             intake.ledger.done(tickets)
         self._begun_s = NOT_BEGUN
         for output in outputs:

@@ -11,15 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import fastavro
-from confluent_kafka import (
-    Consumer,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import KafkaException, Message, TopicPartition
 
 import schemas
-from app.adapters.topics import REQUEST_S, translated
+from app.adapters.topics import REQUEST_S, outsider, translated
 from app.config import Settings
 from app.errors import BrokerUnavailable, ConfigError
 
@@ -59,18 +54,7 @@ class Follower:
 
         Raises ConfigError or BrokerUnavailable.
         """
-        options = {
-            **settings.client_options(),
-            "group.id": "riskwire-follow",  # librdkafka wants one; nothing joins it
-            "enable.auto.commit": "false",
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": "50",
-            "log_level": "0",
-        }
-        try:
-            self._consumer = Consumer(options)
-        except KafkaException as error:
-            raise ConfigError(f"RISKWIRE_KAFKA_OPTIONS: {error.args[0].str()}") from None
+        self._consumer = outsider(settings, "follow", fetch_wait_max_ms="50")
         try:
             self._consumer.assign(
                 [

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import numba as nb
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 from numpy.typing import NDArray
 
 import schemas
+from app.adapters.topics import outsider
 from app.config import Settings
 from app.errors import BrokerUnavailable
 from app.records import Bytes, Float32s, Int32s, Int64s, Ragged
@@ -48,15 +49,7 @@ class ScoresReader:
     def __init__(self, settings: Settings) -> None:
         """Begin; the topic has as many partitions as the settings say."""
         topic = settings.topic("scores")
-        self._consumer = Consumer(
-            {
-                **settings.client_options(),
-                "group.id": "riskwire-scores",  # librdkafka wants one; nothing joins it
-                "enable.auto.commit": "false",
-                "isolation.level": "read_committed",
-                "log_level": "0",
-            }
-        )
+        self._consumer = outsider(settings, "scores")
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(settings.partitions)])
 
     def poll(self, timeout_s: float) -> Scores | None:

@@ -223,6 +223,26 @@ def _adjust(admin: AdminClient, wanted: Topic, found: Topic) -> list[Change]:
     return changes or [Change(wanted.name, "unchanged", f"{found.partitions} partitions")]
 
 
+def outsider(settings: Settings, name: str, **options: str) -> Consumer:
+    """Make a consumer of committed records that joins no group; raises ConfigError.
+
+    Underscores in the names of `options` stand for dots.
+    """
+    try:
+        return Consumer(
+            {
+                **settings.client_options(),
+                "group.id": f"riskwire-{name}",  # librdkafka wants one; nothing joins it
+                "enable.auto.commit": "false",
+                "isolation.level": "read_committed",
+                "log_level": "0",
+                **{key.replace("_", "."): value for key, value in options.items()},
+            }
+        )
+    except KafkaException as error:
+        raise ConfigError(f"RISKWIRE_KAFKA_OPTIONS: {error.args[0].str()}") from None
+
+
 @contextmanager
 def _asking(settings: Settings, topic: str) -> Iterator[tuple[Consumer, list[TopicPartition]]]:
     """Give a consumer that only asks for offsets, in the workers' group without joining it."""

@@ -85,21 +85,13 @@ def open_source(settings: Settings, transport: str, listener: RebalanceListener)
 
 def open_sink(settings: Settings, transport: str) -> Sink:
     """The producer of a transport; raises ConfigError."""
-    given = {**settings.client_options(), **settings.producer_options}
-    _refuse_fixed(given)
-    limit = {"message.max.bytes": str(settings.message_bytes_max)}
-    options = {**PRODUCER_OPTIONS, **limit, **given}
-    return _twins(transport)[1](options, settings.inflight_records_max)
+    return _twins(transport)[1](_producer_options(settings), settings.inflight_records_max)
 
 
 def open_transactor(settings: Settings, transport: str, transactional_id: str) -> Transactor:
     """A transactional producer, which fences its id; raises BrokerUnavailable or ConfigError."""
-    given = {**settings.client_options(), **settings.producer_options}
-    _refuse_fixed(given)
     options = {
-        **PRODUCER_OPTIONS,
-        "message.max.bytes": str(settings.message_bytes_max),
-        **given,
+        **_producer_options(settings),
         "transactional.id": transactional_id,
         "transaction.timeout.ms": str(TRANSACTION_MS),
         "message.timeout.ms": str(TRANSACTION_MS),
@@ -112,6 +104,13 @@ def open_transactor(settings: Settings, transport: str, transactional_id: str) -
     from app.adapters.confluent_transactor import ObjectTransactor
 
     return ObjectTransactor(*arguments)
+
+
+def _producer_options(settings: Settings) -> dict[str, str]:
+    given = {**settings.client_options(), **settings.producer_options}
+    _refuse_fixed(given)
+    limit = {"message.max.bytes": str(settings.message_bytes_max)}
+    return {**PRODUCER_OPTIONS, **limit, **given}
 
 
 def _refuse_fixed(given: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from app.adapters.topics import translated
+from app.adapters.topics import outsider, translated
 from app.config import Settings
 from app.errors import BrokerUnavailable
 from app.watermarks import Watermark, parse
@@ -37,10 +37,7 @@ class KafkaWatermarks:
     def _read(self, starts: dict[int, int]) -> dict[int, tuple[list[Watermark], int]]:
         found: dict[int, tuple[list[Watermark], int]] = {p: ([], at) for p, at in starts.items()}
         with self._lock:
-            try:
-                consumer = self._consumer = self._consumer or self._open()
-            except KafkaException as error:
-                raise translated(error, self._topic) from None
+            consumer = self._consumer = self._consumer or self._open()
             try:
                 self._check(consumer, max(starts, default=-1))
                 consumer.assign([TopicPartition(self._topic, p, at) for p, at in starts.items()])
@@ -95,17 +92,12 @@ class KafkaWatermarks:
                 self._consumer = None
 
     def _open(self) -> Consumer:
-        return Consumer(
-            {
-                **self._settings.client_options(),
-                "group.id": "riskwire-watermarks",  # librdkafka wants one; nothing joins it
-                "enable.auto.commit": "false",
-                "enable.partition.eof": "true",
-                "auto.offset.reset": "earliest",
-                "isolation.level": "read_committed",
-                "fetch.wait.max.ms": "10",
-                "log_level": "0",
-            }
+        return outsider(
+            self._settings,
+            "watermarks",
+            enable_partition_eof="true",
+            auto_offset_reset="earliest",
+            fetch_wait_max_ms="10",
         )
 
 
