@@ -51,7 +51,7 @@ Timeout = Annotated[
 @app.command()
 def worker() -> None:
     """Score transactions until stopped (SIGTERM or Ctrl-C)."""
-    from app.worker import run
+    from app.wiring import run
 
     raise typer.Exit(run(_settings()))
 
@@ -59,7 +59,7 @@ def worker() -> None:
 @app.command("warm-up")
 def warm_up() -> None:
     """Compile what a worker runs, so that its start is quick; images and `make demo` do it."""
-    from app.worker import compile_all
+    from app.wiring import compile_all
 
     compile_all(_settings())
 

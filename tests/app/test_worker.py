@@ -21,7 +21,8 @@ from app.ownership import Ownership
 from app.pipeline import LabelParts
 from app.ports import RebalanceListener, Sink, Source
 from app.watermarks import parse
-from app.worker import Worker, _wire_formats
+from app.wiring import _wire_formats
+from app.worker import Worker
 from features.blob import meta_key
 from features.contract import LIVE
 from features.state import LABELS, NEVER, TRANSACTIONS

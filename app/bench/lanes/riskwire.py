@@ -15,7 +15,7 @@ from app.config import Settings, load_settings
 from app.ledger import Ledger
 from app.metrics import Metrics
 from app.warm_up import warm_up
-from app.worker import build
+from app.wiring import build
 
 
 class MeteredLedger(Ledger):
