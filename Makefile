@@ -22,7 +22,7 @@ demo: $(VENV)/.demo ## see transactions scored on this machine: needs Python and
 	@$(BIN)/riskwire demo $(ARGS)
 
 test: $(VENV)/.test ## all tests; those that need a real Kafka say so loudly where Java 17 and Maven lack
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: lint types test ## what must hold before a change lands: lint, types and tests
 
@@ -34,7 +34,7 @@ types: $(VENV)/.test ## static types, strict
 	@$(BIN)/mypy
 
 integration: $(VENV)/.test ## only the tests against a real Kafka and Redis
-	@$(BIN)/python -m pytest tests/integration $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration $(ARGS)
 
 bench: $(VENV)/.demo ## Riskwire and its peers on one broker: throughput and CPU a transaction
 	@$(BIN)/riskwire bench throughput $(ARGS)
@@ -58,6 +58,8 @@ $(VENV)/.test: $(VENV)/.python requirements/test.txt pyproject.toml
 	@echo "installing what the tests need into $(VENV) (once)"
 	@$(PIP) install --require-hashes -r requirements/test.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@echo "compiling its loops for this processor (once, about half a minute)"
+	@$(BIN)/riskwire warm-up
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.demo: $(VENV)/.python requirements/demo.txt pyproject.toml

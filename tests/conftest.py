@@ -2,9 +2,12 @@
 
 A test that needs what this machine lacks raises `left_out`: it is skipped, named with its cause in
 a banner at the end, and makes the run fail where CI=true: CI must not pass on tests it never ran.
+Where the tests are shared by several processes (pytest-xdist), each hands what it knows to the
+first one, which speaks for all.
 """
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,8 +32,20 @@ def left_out(config: pytest.Config, what: str, why: str) -> BaseException:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With CI=true, a run that left tests out has failed."""
-    if session.config.stash.get(LEFT_OUT, {}) and os.environ.get("CI") == "true":
+    stash = session.config.stash
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["found"] = [stash.get(key, {}) for key in (LEFT_OUT, SERVERS)]
+    elif stash.get(LEFT_OUT, {}) and os.environ.get("CI") == "true":
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Know what one of several processes left out, and which servers it had."""
+    for key, found in zip(
+        (LEFT_OUT, SERVERS), getattr(node, "workeroutput", {}).get("found", ()), strict=False
+    ):
+        node.config.stash.setdefault(key, {}).update(found)
 
 
 def pytest_terminal_summary(
