@@ -135,6 +135,17 @@ class Settings(BaseSettings):
     state_flush_ms: int = Field(
         2000, ge=10, le=60_000, description="Time between writes of changed state to Redis."
     )
+    snapshot_dir: Path | None = Field(
+        None,
+        description="Directory of state snapshots, shared by all workers; a worker whose Redis has"
+        " lost a partition's state restores the newest that fits. Empty: none are kept.",
+    )
+    snapshot_every_s: int = Field(
+        3600,
+        ge=0,
+        description="Time between snapshots that a worker takes of its partitions into"
+        " RISKWIRE_SNAPSHOT_DIR; 0: it takes none.",
+    )
     alignment: Literal["mark", "wait"] = Field(
         "mark",
         description="A score whose inputs may still be on their way: mark it provisional, or wait "

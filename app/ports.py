@@ -31,12 +31,13 @@ class StateStore(Protocol):
         guard: bytes,
         expected: bytes | None,
         new: bytes,
-        pairs: Sequence[tuple[bytes, bytes]],
+        pairs: Sequence[tuple[bytes, bytes | None]],
     ) -> bool:
         """Write all pairs and the guard's new value at once, if it holds what is expected.
 
-        Expected None: there must be no guard. False: it was another, and nothing is written.
-        Raises StoreUnavailable, which leaves open whether all is written or nothing.
+        A value of None deletes its key. Expected None: there must be no guard. False: it was
+        another, and nothing is written. Raises StoreUnavailable, which leaves open whether all is
+        written or nothing.
         """
 
     async def delete(self, prefix: bytes) -> None:

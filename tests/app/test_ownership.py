@@ -266,7 +266,7 @@ async def test_state_that_another_claims_meanwhile_is_not_cleared(bench: Bench) 
     bench.store.put(0, Meta(PARTITIONS, 3, "w2", released=False))
     before = dict(bench.store.blobs)
     with pytest.raises(StoreUnavailable):
-        await one.its._clear(meta_key(SPACE, 0), b"junk", 0)
+        await one.its._fill_anew(0, b"junk")
     assert bench.store.blobs == before
 
 

@@ -62,3 +62,99 @@ async def test_a_claim_whose_answer_was_lost_and_a_flush(bench: Bench) -> None:
     assert await one.claim(0) is None
     await one.its.flush()
     assert await one.own(0)
+
+
+async def test_a_worker_that_slept_fences_nobody(bench: Bench) -> None:
+    """It goes back before it hears that its partition was given away: the new owner goes on."""
+    one, two = bench.owner("w1"), bench.owner("w2")
+    one.its.transactional_id, two.its.transactional_id = "g.w1", "g.w2"
+    await one.own(0)
+    await two.own(0)
+    assert bench.fenced == ["g.w1"]
+    with pytest.raises(StateError, match="'w2'"):
+        await one.fence(0)
+    assert bench.fenced == ["g.w1"]
+    assert bench.store.meta(0) == two.live.owned[0]
+
+
+async def test_a_partition_that_is_given_to_us_again_is_taken(bench: Bench) -> None:
+    """What another did with it in between is his: he is fenced like any former owner."""
+    one, two = bench.owner("w1"), bench.owner("w2")
+    two.its.transactional_id = "g.w2"
+    await one.own(0)
+    await one.release(0, lost=True)
+    await two.own(0)
+    assert await one.own(0)
+    assert bench.fenced == ["g.w2"]
+    assert bench.store.meta(0).epoch == 3
+
+
+async def test_a_new_incarnation_claims_what_the_last_one_may_have_claimed(bench: Bench) -> None:
+    """The answer of that claim was lost: its id is fenced, and nobody takes it for another's."""
+    one = bench.owner("w1")
+    one.its.transactional_id = "g.w1.a"
+    assert await one.fence(0)
+    bench.store.answers_lost = 1
+    assert await one.claim(0) is None
+    one.its.transactional_id = "g.w1.b"
+    assert await one.own(0)
+    assert bench.fenced == ["g.w1.a"]
+    assert bench.store.meta(0).epoch == 2
+
+
+async def test_nobody_is_claimed_over_unfenced(bench: Bench) -> None:
+    """Another claims between our fence and our claim: first his transaction must be ended."""
+    one, two = bench.owner("w1"), bench.owner("w2")
+    two.its.transactional_id = "g.w2"
+    assert await one.fence(0)
+    await two.own(0)
+    assert await one.claim(0) is None
+    assert bench.store.meta(0) == two.live.owned[0]
+    assert await one.own(0)
+    assert bench.fenced == ["g.w2"]
+
+
+async def test_two_that_race_to_claim(bench: Bench) -> None:
+    """Both fenced, one is first: the other claims later, or is told; never both at once."""
+    one, two = bench.owner("w1"), bench.owner("w2")
+    assert await one.fence(0)
+    assert await two.fence(0)
+    won = await asyncio.gather(one.claim(0), two.claim(0))
+    assert [starts is None for starts in won].count(True) == 1
+    winner, loser = (one, two) if won[0] else (two, one)
+    assert bench.store.meta(0) == winner.live.owned[0]
+    assert loser.live.owned == {}
+    await winner.read(0, 1, committed=True)
+    assert await loser.own(0)
+    with pytest.raises(StateError):
+        await winner.its.flush()
+
+
+async def test_the_state_is_away_at_a_claim(bench: Bench) -> None:
+    """Nothing is owned meanwhile; once it is back the claim goes on, with the same epoch."""
+    one = bench.owner("w1")
+    assert await one.fence(0)
+    bench.store.away = True
+    assert await one.claim(0) is None
+    assert not await one.fence(0)
+    assert one.live.owned == {}
+    bench.store.away = False
+    assert await one.own(0)
+    assert bench.store.meta(0).epoch == 1
+
+
+async def test_a_partition_that_is_taken_while_it_catches_up(bench: Bench) -> None:
+    """Who is behind writes nothing over the successor, and its records are no state of ours."""
+    one, two, three = (bench.owner(name) for name in ("w1", "w2", "w3"))
+    await one.own(0)
+    await one.read(0, 5, committed=True)
+    two.known.offsets = dict(one.known.offsets)
+    await two.own(0)
+    await two.read(0, 3)  # of five that were answered
+    three.known.offsets = dict(one.known.offsets)
+    assert await three.own(0) == {("transactions", 0): 0, ("labels", 0): 0}
+    with pytest.raises(StateError, match="'w3'"):
+        await two.its.flush()
+    await two.release(0)
+    assert bench.store.meta(0) == three.live.owned[0]
+    assert bench.store.rows(0) == []
