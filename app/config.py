@@ -203,6 +203,11 @@ class Settings(BaseSettings):
         name: str = getattr(self, f"topic_{role}")
         return self.topic_prefix + name
 
+    @property
+    def source(self) -> str:
+        """Whose logs are in the state, as `Meta.source` says it."""
+        return f"group {self.group_id}, topic {self.topic('transactions')}"
+
     def client_options(self) -> dict[str, str]:
         """Options of librdkafka that every client of ours shares."""
         options = {

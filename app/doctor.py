@@ -32,7 +32,8 @@ from app.errors import ModelError, NativeTransportError, RiskwireError
 from app.meta import namespace
 from app.partitioner import partition_of
 from app.prepare import subjects
-from features.contract import DAY_US, LABEL_DELAY_DAYS, LONGEST_DAYS, contract_id
+from app.progress import REBUILD_DAYS
+from features.contract import DAY_US, contract_id
 from models import manifest
 
 LIBRARIES = ("confluent-kafka", "faust-streaming", "fastavro", "numba", "numpy", "redis")
@@ -42,8 +43,6 @@ SAMPLE_RECORDS = 200
 LETTER_OVERHEAD_BYTES = 4096
 RETENTION = "retention.ms"
 DAY_MS = DAY_US // 1000
-REBUILD_DAYS = LONGEST_DAYS + LABEL_DELAY_DAYS + 1
-"""The longest window, the delay, and up to a day for the skew."""
 APPLY = "run `riskwire topics apply`"
 MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
 

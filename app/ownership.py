@@ -34,6 +34,7 @@ from app.live import Frozen, Live, taken_over
 from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ports import Clock, Commits, StateStore
+from app.progress import Progress, never_began, reaches
 from app.rewrite import OvertakenError, Rewrite
 from app.snapshots import Snapshots
 from app.watermarks import Announcer, Watermark, WatermarkLog
@@ -68,7 +69,7 @@ class Ownership:
         marks: WatermarkLog,
         fencer: Callable[[str], None],
         snapshots: Snapshots | None = None,
-        append_time: Callable[[Position], int] | None = None,
+        append_time: Callable[[str, int], int] | None = None,
     ) -> None:
         """`topics` are transactions and labels; `source` is what `Meta` calls so.
 
@@ -94,23 +95,29 @@ class Ownership:
         self._fenced: dict[int, int] = {}  # the epoch that was found
         self._held: dict[int, set[tuple[int, str, str]]] = {}  # claimed since it was assigned
         self._making_room = False
+        self.progress = Progress(live)
         self._quiet: dict[tuple[int, int], tuple[int, int]] = {}  # offset, and when that was seen
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     def start(self, commits: Commits) -> None:
         """See `StateOwner.start`: flushes now and then from now on."""
         self._commits, self._loop = commits, asyncio.get_running_loop()
         self._task = asyncio.create_task(self._flush_now_and_then())
         self._task.add_done_callback(commits.ended)
+        if self._snapshots.every_s:
+            self._keeping = asyncio.create_task(self._keep_now_and_then())
+            self._keeping.add_done_callback(commits.ended)
 
     async def close(self) -> None:
         """Stop flushing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [task for task in (self._task, self._keeping) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = self._keeping = None
         await asyncio.to_thread(self._marks.close)
 
     def check(self) -> None:
@@ -184,6 +191,23 @@ class Ownership:
         if starts is None:
             self._moving -= set(partitions)  # others' flushes need not wait for the next try
         return starts
+
+    def lacks(self, gone: Mapping[Position, int]) -> None:
+        """See `StateOwner.lacks`; on the consumer's thread."""
+        now_us = self._clock()
+        for at, oldest in gone.items():
+            meta = self.live.owned.get(at[1])
+            if meta is None or never_began(meta):
+                continue
+            since_us = self._append_time(*at) if self._append_time else now_us
+            if reaches(since_us, now_us):  # else no window does
+                before_us = self.live.whole_since_us.get(at[1], 0)
+                self.live.whole_since_us[at[1]] = max(before_us, since_us)
+                log.error(
+                    "records are gone from the log that the state needs: features that reach back"
+                    " before its oldest record are too low until no window does",
+                    topic=at[0], partition=at[1], wanted=meta.next_offset, oldest=oldest,
+                )  # fmt: skip
 
     def release(self, partitions: Sequence[int], *, lost: bool) -> None:
         """See `StateOwner.release`; on the consumer's thread."""
@@ -318,6 +342,20 @@ class Ownership:
                 with suppress(Unavailable):
                     await self._read_marks()
             await self.flush()
+            now_us = self._clock()
+            self._metrics.progress(self.progress.behind(now_us), self.progress.incomplete(now_us))
+
+    async def _keep_now_and_then(self) -> None:
+        """Take snapshots of owned partitions; nothing is flushed while one is taken."""
+        while True:
+            await asyncio.sleep(self._snapshots.every_s)
+            for partition in tuple(self.live.owned):
+                async with self._writing:
+                    if partition in self.live.owned:
+                        kept = await self._snapshots.keep(
+                            self._store, partition, lambda: not self._moving
+                        )
+                        self._metrics.snapshot(ok=kept)
 
     async def flush(self) -> None:
         """Write what changed, once the offsets that it stands for are committed."""

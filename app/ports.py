@@ -145,6 +145,12 @@ class StateOwner(Protocol):
         A log that is left out is read from its beginning. None: not now, ask again.
         """
 
+    def lacks(self, gone: Mapping[tuple[str, int], int]) -> None:
+        """Know that records of claimed logs are gone that should come next; the oldest there are.
+
+        Raises BrokerUnavailable.
+        """
+
     def release(self, partitions: Sequence[int], *, lost: bool) -> None:
         """Let go of these partitions: nothing of them is in hand any more, unless they are lost."""
 

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,11 +208,18 @@ class Taken:
     bytes: int
 
 
-async def take(store: StateStore, namespace: str, partition: int, directory: Path) -> Taken:
+async def take(
+    store: StateStore,
+    namespace: str,
+    partition: int,
+    directory: Path,
+    still: Callable[[], bool] = lambda: True,
+) -> Taken:
     """Write a partition's state as it is at one moment.
 
     It is one moment's if the partition's `Meta` was the same before and after, since every flush
-    changes that; else it is read again, a few times. Raises ConfigError where there is no state.
+    changes that; else it is read again, a few times. Raises ConfigError where there is no state,
+    StoreUnavailable also where `still` says no.
     """
     guard = meta_key(namespace, partition)
     for _ in range(TRIES):
@@ -224,6 +231,8 @@ async def take(store: StateStore, namespace: str, partition: int, directory: Pat
         with writing(directory, namespace, partition, meta) as out:
             async for pairs in _blobs(store, guard):
                 await asyncio.to_thread(out.add, pairs)
+                if not still():
+                    raise StoreUnavailable(f"partition {partition} is being given up")
             out.counts = await store.fetch([guard]) == [value]
         if out.counts:
             return Taken(path, meta, out.entries, path.stat().st_size)
@@ -254,9 +263,18 @@ class Snapshots:
     """The snapshots of a deployment, for whoever fills a partition anew."""
 
     def __init__(
-        self, directory: Path | None, namespace: str, partitions: int, source: str
+        self,
+        directory: Path | None,
+        namespace: str,
+        partitions: int,
+        source: str,
+        every_s: float = 0.0,
     ) -> None:
-        """`source` is what `Meta` calls so, empty for any; without a directory there are none."""
+        """`source` is what `Meta` calls so, empty for any; without a directory there are none.
+
+        A worker takes one of each partition every `every_s`, if that is not 0.
+        """
+        self.every_s = every_s if directory is not None else 0.0
         self._directory, self._namespace = directory, namespace
         self._partitions, self._source = partitions, source
         self._used: dict[int, Path] = {}
@@ -288,6 +306,18 @@ class Snapshots:
             )
         if self._source and its.meta.source not in ("", self._source):
             raise ConfigError(f"{its.path} is of {its.meta.source}, not of {self._source}")
+
+    async def keep(self, store: StateStore, partition: int, still: Callable[[], bool]) -> bool:
+        """Take a snapshot and delete old ones; False, and a line in the log, where that fails."""
+        if self._directory is None:
+            return False
+        try:
+            await take(store, self._namespace, partition, self._directory, still)
+        except (ConfigError, StoreUnavailable) as error:
+            log.warning("no snapshot was taken", partition=partition, error=str(error))
+            return False
+        forget(self._directory, self._namespace, partition, KEPT)
+        return True
 
     def distrust(self, partition: int) -> None:
         """Use no more what the partition was filled from last: it turned out to be no good."""

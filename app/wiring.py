@@ -22,6 +22,7 @@ from app.adapters.faust import create_app, run_app
 from app.adapters.http import HttpServer
 from app.adapters.memory import MemoryRegistry
 from app.adapters.onnx import load_scorer
+from app.adapters.records import oldest_append_us
 from app.adapters.redis import RedisStore
 from app.adapters.transport import (
     choose_transport,
@@ -45,6 +46,7 @@ from app.metrics import Metrics
 from app.ownership import Ownership
 from app.pipeline import LabelParts, Parts
 from app.ports import WriterSchemas
+from app.snapshots import Snapshots
 from app.transactions import TransactionalDelivery
 from app.warm_up import warm_up
 from app.worker import Worker
@@ -83,18 +85,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     )
     store = TimedStore(settings, metrics)
     topics = (settings.topic("transactions"), settings.topic("labels"))
-    ownership = Ownership(
-        live,
-        store,
-        topics,
-        _worker_id(settings),
-        f"group {settings.group_id}, topic {topics[0]}",
-        metrics,
-        now_us,
-        flush_s=settings.state_flush_ms / 1000,
-        marks=KafkaWatermarks(settings),
-        fencer=partial(_fence, settings, transport),
-    )
+    ownership = _ownership(settings, transport, live, store, topics, metrics)
     backoff = ownership.backoff
     parts = Parts(
         decode=decode.decode,
@@ -139,6 +130,37 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
             delivery, intake, settings.topic("watermarks"), settings.group_id, topics
         )
     return worker
+
+
+def _ownership(
+    settings: Settings,
+    transport: str,
+    live: Live,
+    store: TimedStore,
+    topics: tuple[str, str],
+    metrics: Metrics,
+) -> Ownership:
+    source = settings.source
+    return Ownership(
+        live,
+        store,
+        topics,
+        _worker_id(settings),
+        source,
+        metrics,
+        now_us,
+        flush_s=settings.state_flush_ms / 1000,
+        marks=KafkaWatermarks(settings),
+        fencer=partial(_fence, settings, transport),
+        snapshots=Snapshots(
+            settings.snapshot_dir,
+            live.namespace,
+            settings.partitions,
+            source,
+            settings.snapshot_every_s,
+        ),
+        append_time=partial(oldest_append_us, settings),
+    )
 
 
 def _delivery(
