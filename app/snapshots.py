@@ -21,7 +21,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
@@ -171,7 +171,8 @@ def writing(directory: Path, namespace: str, partition: int, meta: Meta) -> Iter
     except OSError as error:
         raise ConfigError(f"the snapshot {path} cannot be written: {error}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def file_of(directory: Path, namespace: str, partition: int, next_offset: Pair) -> Path:

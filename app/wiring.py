@@ -90,7 +90,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     parts = Parts(
         decode=decode.decode,
         writers=decode.Writers(),
-        limits=_limits(settings),
+        limits=limits_of(settings),
         registry=registry,
         enrich=Enrich(live, store, now_us, backoff, ownership.make_room),
         scorer=scorer,
@@ -229,7 +229,8 @@ def run(settings: Settings) -> int:
     return status
 
 
-def _limits(settings: Settings) -> decode.Limits:
+def limits_of(settings: Settings) -> decode.Limits:
+    """What a record may be, by the settings."""
     return decode.Limits(
         value_bytes_max=settings.value_bytes_max,
         headers_max=settings.headers_max,

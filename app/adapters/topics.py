@@ -127,6 +127,13 @@ def lag(settings: Settings, topic: str) -> dict[int, int]:
     return {p: high - max(committed[p], low) for p, (low, high) in marks.items()}
 
 
+def positions(settings: Settings, topic: str) -> dict[int, tuple[int, int, int]]:
+    """By partition, what the workers' group has committed (negative: nothing), begin and end."""
+    with _asking(settings, topic) as (consumer, partitions):
+        committed = _committed(consumer, partitions)
+        return {p: (committed[p], *at) for p, at in _marks(consumer, partitions).items()}
+
+
 def brokers(settings: Settings, timeout_s: float = REQUEST_S) -> list[str]:
     """Return the brokers' addresses; raises BrokerUnavailable, with the cause, if none answers."""
     causes: list[str] = []

@@ -7,7 +7,7 @@ told by `Known` what is committed. Records are read by `Enrich`, so that there a
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,12 +21,16 @@ from app.live import Live, StateError
 from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ownership import Ownership
+from app.snapshots import Snapshots
 from app.watermarks import Watermark
 from features.blob import customer_key, meta_key
 from features.contract import LIVE
 from features.state import LABELS, NEVER, TRANSACTIONS
 from tests.app.builders import T0, record_batch, transactions
 from tests.app.test_intake import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TOPICS = ("transactions", "labels")
 PARTITIONS = 4
@@ -108,6 +112,8 @@ class Owner:
         self.its = its = Ownership(
             self.live, bench.store, TOPICS, name, "here", Metrics(), lambda: T0,
             flush_s=flush_s, marks=bench.marks, fencer=bench.fenced.append,
+            snapshots=Snapshots(bench.directory, SPACE, PARTITIONS, "here", bench.every_s),
+            append_time=lambda _topic, _partition: bench.oldest_us,
         )  # fmt: skip
         self.enrich = Enrich(self.live, bench.store, lambda: T0, its.backoff, its.make_room)
         its.start(self.known)
@@ -155,6 +161,8 @@ class Bench:
     def __init__(self) -> None:
         self.store, self.marks = Store(), MemoryWatermarks()
         self.fenced: list[str] = []
+        self.directory: Path | None = None
+        self.every_s, self.oldest_us = 0.0, T0
         self.owners: list[Owner] = []
 
     def owner(self, name: str, flush_s: float = 3600) -> Owner:
