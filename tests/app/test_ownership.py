@@ -268,16 +268,6 @@ async def test_distrusted_state_is_cleared_and_its_epoch_goes_on(bench: Bench) -
     assert not one.live.distrusted
 
 
-async def test_state_that_another_claims_meanwhile_is_not_cleared(bench: Bench) -> None:
-    """It is no longer what was read of it before."""
-    one = bench.owner("w1")
-    bench.store.put(0, Meta(PARTITIONS, 3, "w2", released=False))
-    before = dict(bench.store.blobs)
-    with pytest.raises(StoreUnavailable):
-        await one.its._fill_anew(0, b"junk")
-    assert bench.store.blobs == before
-
-
 @pytest.mark.parametrize("next_offset", [(5, 2), (4, 3)])
 async def test_state_that_is_ahead_of_kafka_is_built_anew(bench: Bench, next_offset: Pair) -> None:
     """By either log: it is refused once, and the next fence clears it. As far as Kafka is fine."""

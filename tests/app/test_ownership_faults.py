@@ -5,11 +5,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from app.errors import StoreUnavailable
 from app.live import StateError
+from app.meta import Meta
 from app.watermarks import Watermark
 from features.state import TRANSACTIONS
 from tests.app.builders import T0
-from tests.app.test_ownership import Bench, bench
+from tests.app.test_ownership import PARTITIONS, Bench, bench
 
 __all__ = ["bench"]
 
@@ -158,3 +160,13 @@ async def test_a_partition_that_is_taken_while_it_catches_up(bench: Bench) -> No
     await two.release(0)
     assert bench.store.meta(0) == three.live.owned[0]
     assert bench.store.rows(0) == []
+
+
+async def test_state_that_another_claims_meanwhile_is_not_cleared(bench: Bench) -> None:
+    """It is no longer what was read of it before."""
+    one = bench.owner("w1")
+    bench.store.put(0, Meta(PARTITIONS, 3, "w2", released=False))
+    before = dict(bench.store.blobs)
+    with pytest.raises(StoreUnavailable):
+        await one.its._fill_anew(0, b"junk")
+    assert bench.store.blobs == before
