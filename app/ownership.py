@@ -85,6 +85,8 @@ class Ownership:
         self.announcer: Announcer | None = None
         self.transactional_id = ""
         """What this worker writes under now, if it writes in transactions."""
+        self.renew: Callable[[], None] = lambda: None
+        """Makes that another; called where a partition was given up unreleased."""
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
@@ -156,8 +158,10 @@ class Ownership:
         for partition, value in zip(partitions, values, strict=True):
             meta = Meta.parse(value)
             if meta is not None:
+                its = self._held.get(partition)
                 self._refuse_later(partition, meta)
-                if not meta.released:
+                if not meta.released and (not its or _claimed(meta) in its):
+                    # Else Redis was rolled back, to an owner who was gone before we came.
                     former.add(meta.transactional_id)
             if meta is None or partition in self.live.distrusted:
                 if meta is not None:
@@ -213,8 +217,9 @@ class Ownership:
         """See `StateOwner.release`; on the consumer's thread."""
         if not partitions:
             return
-        for partition in partitions:
-            self._held.pop(partition, None)
+        held = [self._held.pop(partition, None) for partition in partitions]
+        if lost and any(held):
+            self.renew()  # what we wrote under is the next owner's to fence
         self._moving |= set(partitions)
         timeout_s = 0.0 if lost else RELEASE_S  # who only forgets is not waited for
         self._wait(self._release(partitions, lost=lost), timeout_s, go_on=True)
@@ -293,8 +298,9 @@ class Ownership:
                 f"the state of partition {partition} in Redis is that of {found.source}, but this"
                 f" worker is of {self._source}: give it another RISKWIRE_STATE_NAMESPACE"
             )
-        mine = found.owned_by(self._worker_id, self._source, self.transactional_id)
         its = self._held.setdefault(partition, set())
+        risen = replace(found, epoch=max([found.epoch, *(epoch for epoch, _, _ in its)]))
+        mine = risen.owned_by(self._worker_id, self._source, self.transactional_id)
         its.add(_claimed(mine))  # it may be done though no answer comes
         if await self._store.flush(key, value, mine.encode(), []):
             return mine

@@ -172,13 +172,15 @@ def _delivery(
     def began(transactional_id: str) -> None:
         ownership.transactional_id = transactional_id
 
-    return TransactionalDelivery(
+    delivery = TransactionalDelivery(
         partial(open_transactor, settings, transport),
         intake,
         f"{settings.group_id}.{_worker_id(settings)}",
         began,
         settings.inflight_records_max,
     )
+    ownership.renew = delivery.renew
+    return delivery
 
 
 def _fence(settings: Settings, transport: str, transactional_id: str) -> None:

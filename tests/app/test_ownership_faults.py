@@ -170,3 +170,36 @@ async def test_state_that_another_claims_meanwhile_is_not_cleared(bench: Bench) 
     with pytest.raises(StoreUnavailable):
         await one.its._fill_anew(0, b"junk")
     assert bench.store.blobs == before
+
+
+async def test_who_gives_up_a_partition_unreleased_goes_on_under_another_id(bench: Bench) -> None:
+    """What stands with it is fenced by the next owner; released, or never ours, it stays."""
+    one = bench.owner("w1")
+    renewed: list[int] = []
+    one.its.renew = lambda: renewed.append(len(renewed))
+    await one.own(0, 1, 2)
+    await one.release(0)
+    await one.release(3, lost=True)
+    assert renewed == []
+    await one.release(1, lost=True)
+    assert renewed == [0]
+
+
+async def test_a_redis_that_was_rolled_back_has_nobody_fenced(bench: Bench) -> None:
+    """It names an owner who was gone before we came, and may be at work elsewhere."""
+    one, two = bench.owner("w1"), bench.owner("w2")
+    one.its.transactional_id, two.its.transactional_id = "g.w1", "g.w2"
+    await one.own(0)
+    await one.read(0, 2, committed=True)
+    await one.its.flush()
+    older = dict(bench.store.blobs)
+    await one.release(0)
+    two.known.offsets = dict(one.known.offsets)
+    await two.own(0)
+    bench.store.blobs = older
+    assert await two.own(0)
+    assert bench.fenced == []
+    assert bench.store.meta(0).epoch == 3, "above what it was before, not what was found"
+    two.its.transactional_id = "g.w2.b"
+    assert await two.own(0)
+    assert bench.fenced == ["g.w2"]
