@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigError
@@ -177,6 +177,11 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
     )
+
+    @field_validator("model", "snapshot_dir", mode="before")
+    @classmethod
+    def _directory(cls, value: object) -> object:
+        return value or None  # set to nothing is not the working directory
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

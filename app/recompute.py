@@ -23,8 +23,6 @@ from app.watermarks import Watermark
 from features.blob import meta_key
 from features.contract import Timing
 
-CUSTOMERS_MAX, TERMINALS_MAX = 65_536, 65_536
-
 
 class Difference(NamedTuple):
     """A key whose blob is not as the logs say: `what` is missing, unexpected or different."""
@@ -42,13 +40,17 @@ class Recomputed:
         partitions: int,
         partition: int,
         name: str,
+        rows_max: tuple[int, int],
         limits: Limits,
         registry: WriterSchemas,
     ) -> None:
-        """Begin before the first record, with nothing."""
+        """Begin before the first record, with nothing.
+
+        `rows_max` are the customers and the shares that are kept at work, as a worker's settings.
+        """
         self._partition, self._limits, self._registry = partition, limits, registry
         self._store = MemoryStore()
-        self.live = Live(timing, partitions, CUSTOMERS_MAX, TERMINALS_MAX * partitions, name)
+        self.live = Live(timing, partitions, *rows_max, name)
         self._enrich = Enrich(self.live, self._store, lambda: 0, Backoff(), self._flush)
         self._writers, self._label_writers = Writers(), label_writers()
         self._guard = meta_key(self.live.namespace, partition)

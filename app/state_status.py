@@ -32,6 +32,10 @@ KEYS_MAX = 500_000
 """So many keys are looked at to count them; where there are more, the counts are lower bounds."""
 SAMPLED = 100
 """Blobs of a partition whose bytes stand for all of them."""
+ANEW = (
+    "was the topic made anew? Stop the workers, set the group's offsets back, delete the snapshots,"
+    " and run `riskwire state rebuild --from-log`"
+)
 LOGS: Final = ("transactions", "labels")
 
 
@@ -173,6 +177,12 @@ def judge(
             f"the state is that of {meta.source}, not of {source}",
             "give this deployment another RISKWIRE_STATE_NAMESPACE",
         )
+    for log in its.logs:
+        if log.committed > log.end:
+            yield (
+                f"the group has committed beyond the end of {log.topic}",
+                ANEW,
+            )
     if any(0 <= log.committed < log.next_offset for log in its.logs):
         yield (
             "the state is ahead of what the group has committed",

@@ -235,7 +235,7 @@ async def _compared(
     registry = SchemaRegistry(settings) if settings.schema_registry_url else MemoryRegistry()
     anew = Recomputed(
         its.timing, settings.partitions, partition, settings.state_namespace,
-        limits_of(settings), registry,
+        (settings.state_customers_max, settings.state_shares_max), limits_of(settings), registry,
     )  # fmt: skip
     first: Pair = (0, 0)
     marks = KafkaWatermarks(settings)

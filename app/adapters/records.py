@@ -14,7 +14,6 @@ from app.config import Settings
 from app.errors import BrokerUnavailable
 from app.records import RecordBatch
 
-RECORDS_MAX = 2000
 SILENT_S_MAX = 15.0
 _POLL_S = 0.2
 
@@ -28,17 +27,17 @@ def read(
     consumer = outsider(settings, "state", enable_partition_eof="true")
     try:
         consumer.assign([TopicPartition(topic, partition, start)])
-        yield from _batches(consumer, topic, stop)
+        yield from _batches(consumer, topic, stop, settings.batch_records_max)
     except KafkaException as error:
         raise translated(error, topic) from None
     finally:
         consumer.close()
 
 
-def _batches(consumer: Consumer, topic: str, stop: int) -> Iterator[RecordBatch]:
+def _batches(consumer: Consumer, topic: str, stop: int, records_max: int) -> Iterator[RecordBatch]:
     heard_s, ended = time.monotonic(), False
     while not ended:
-        messages = consumer.consume(RECORDS_MAX, _POLL_S)
+        messages = consumer.consume(records_max, _POLL_S)
         if messages:
             heard_s = time.monotonic()
         elif time.monotonic() - heard_s > SILENT_S_MAX:

@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
+from app import ownership
 from app.errors import StoreUnavailable
 from app.live import StateError
 from app.meta import Meta
 from app.watermarks import Watermark
 from features.state import TRANSACTIONS
 from tests.app.builders import T0
-from tests.app.test_ownership import PARTITIONS, Bench, bench
+from tests.app.test_intake import until
+from tests.app.test_ownership import AT, PARTITIONS, Bench, bench
 
 __all__ = ["bench"]
 
@@ -203,3 +206,36 @@ async def test_a_redis_that_was_rolled_back_has_nobody_fenced(bench: Bench) -> N
     two.its.transactional_id = "g.w2.b"
     assert await two.own(0)
     assert bench.fenced == ["g.w2"]
+
+
+async def test_a_partition_is_revoked_while_its_flush_is_on_the_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis answers after the consumer's thread has given up waiting: it is released all the same.
+
+    Nothing is written twice, and the next owner, who comes later, fences nobody.
+    """
+    monkeypatch.setattr(ownership, "RELEASE_S", 0.05)
+    one, two = bench.owner("w1"), bench.owner("w2")
+    one.its.transactional_id = "g.w1"
+    await one.own(0)
+    await one.read(0, 3, committed=True)
+    plain, arrived, go_on = bench.store.flush, asyncio.Event(), asyncio.Event()
+
+    async def slow(*its: Any) -> bool:
+        arrived.set()
+        await go_on.wait()
+        return await plain(*its)
+
+    monkeypatch.setattr(bench.store, "flush", slow)
+    flushing = asyncio.create_task(one.its.flush())
+    await arrived.wait()
+    await one.release(0)
+    assert 0 in one.live.owned, "it is not waited for any longer, and goes on"
+    go_on.set()
+    await flushing
+    await until(lambda: bench.store.meta(0).released)
+    assert (bench.store.meta(0).next_offset, one.live.owned) == ((3, 0), {})
+    two.known.offsets = dict(one.known.offsets)
+    assert await two.own(0) == {AT: 3, ("labels", 0): 0}
+    assert bench.fenced == []
