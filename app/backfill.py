@@ -13,8 +13,8 @@ used and where a worker owns a partition, StoreUnavailable where Redis is away.
 """
 
 import asyncio
+import hashlib
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +34,8 @@ from app.meta import Meta, namespace
 from app.partitioner import partition_of
 from app.ports import StateStore
 from app.records import Int32s, Int64s
+from app.rewrite import Rewrite, refuse_owned
+from app.snapshots import forget, writing
 from features import kernel
 from features.blob import customer_key, meta_key, pack_customers, pack_shares, share_key
 from features.contract import Timing, contract_id
@@ -80,8 +82,11 @@ async def backfill(
     partitions: int,
     on_progress: Progressed = lambda _done, _total: None,
     name: str = "",
+    snapshot_dir: Path | None = None,
 ) -> Written:
     """Let the store hold the state as of `as_of_us`, of all partitions, and nothing else.
+
+    With `snapshot_dir` it is kept there too, in place of all snapshots of before.
 
     A customer's partition is the one that Kafka's partitioner gives its token. Raises ConfigError
     where a transaction is later, and where a worker owns a partition or claims it meanwhile.
@@ -89,69 +94,30 @@ async def backfill(
     if len(past) and int(past.log.event_time_us.max()) > as_of_us:
         raise ConfigError("the history goes beyond the time as of which it is to be told")
     contract = namespace(contract_id(timing), name)
-    found = [await _free(store, contract, p) for p in range(partitions)]
+    found = await store.fetch([meta_key(contract, p) for p in range(partitions)])
+    for p, value in enumerate(found):
+        refuse_owned(p, value)
     parts, done = _cut(past, partitions), 0
     total = sum(len(part) for part in parts)
     for part, value in zip(parts, found, strict=True):
         state = _state(past, part, as_of_us, timing)
-        meta = _meta(state, partitions, value, as_of_us, timing)
-        write = _Write(store, contract, part.partition)
-        await write.begin(value)
         pairs = _pairs(contract, past, part, state)
+        write = Rewrite(store, contract, part.partition)
+        await write.begin(value)
+        if snapshot_dir is not None:
+            forget(snapshot_dir, contract, part.partition)  # they go on from another past
+        meta = _meta(state, pairs, partitions, write.epoch, as_of_us, timing)
         for first in range(0, len(pairs), CHUNK_BLOBS):
             on_progress(done, total)
             await write.go_on(pairs[first : first + CHUNK_BLOBS])
             done += len(pairs[first : first + CHUNK_BLOBS])
         await write.end(meta)
+        if snapshot_dir is not None:
+            with writing(snapshot_dir, contract, part.partition, meta) as out:
+                out.add(pairs)
     on_progress(done, total)
     terminals = np.unique(np.concatenate([part.terminals for part in parts]))
     return Written(len(past), sum(len(part.customers) for part in parts), len(terminals), total)
-
-
-async def _free(store: StateStore, contract: str, partition: int) -> bytes | None:
-    """What the store says of a partition that nobody owns."""
-    [value] = await store.fetch([meta_key(contract, partition)])
-    meta = Meta.parse(value)
-    if meta is not None and not meta.released:
-        raise ConfigError(
-            f"partition {partition} is owned by the worker {meta.owner!r}: stop the workers first"
-            " (one that was killed owns it still: start it again, and stop it)"
-        )
-    return value
-
-
-@dataclass(slots=True)
-class _Write:
-    """The writing of a partition, guarded by a `Meta` that is none."""
-
-    store: StateStore
-    contract: str
-    partition: int
-    mark: bytes = b""
-
-    async def begin(self, found: bytes | None) -> None:
-        """Take the partition and delete what is there."""
-        self.mark = f"{OWNER} {uuid.uuid4().hex}".encode()
-        key = meta_key(self.contract, self.partition)
-        await self._flush(found, self.mark, [])
-        await self.store.delete(key.removesuffix(b"meta"))
-        await self._flush(None, self.mark, [])
-
-    async def go_on(self, pairs: Pairs) -> None:
-        """Write some blobs."""
-        await self._flush(self.mark, self.mark, pairs)
-
-    async def end(self, meta: Meta) -> None:
-        """Let all that is written count."""
-        await self._flush(self.mark, meta.encode(), [])
-
-    async def _flush(self, expected: bytes | None, new: bytes, pairs: Pairs) -> None:
-        key = meta_key(self.contract, self.partition)
-        if not await self.store.flush(key, expected, new, pairs):
-            raise ConfigError(
-                f"somebody else took partition {self.partition} meanwhile: stop the workers, then"
-                " run this again"
-            )
 
 
 def _cut(past: PastLog, partitions: int) -> list[_Part]:
@@ -194,18 +160,21 @@ def _places(among: Int64s, values: Int32s) -> Int32s:
 
 
 def _meta(
-    state: State, partitions: int, found: bytes | None, as_of_us: int, timing: Timing
+    state: State, pairs: Pairs, partitions: int, epoch: int, as_of_us: int, timing: Timing
 ) -> Meta:
     """Nobody's state, from which the logs go on at their beginnings."""
-    before = Meta.parse(found)
     newest = state.newest_us[:, 0]
     # No record of before is awaited, but one that is late by the lateness is still in time.
     complete_us = as_of_us - timing.lateness_us
+    told = hashlib.blake2b(digest_size=8)
+    for pair in pairs:
+        told.update(b"".join(pair))
     return replace(
-        Meta(partitions, before.epoch if before else 0).owned_by(OWNER),
+        Meta(partitions, epoch).owned_by(OWNER),
         released=True,
         newest_us=(int(newest[0]), int(newest[1])),
         quiet_us=(complete_us, complete_us),
+        base=told.hexdigest(),
     )
 
 
@@ -249,6 +218,7 @@ def run(settings: Settings, path: Path | None, seed: int, days: int) -> None:
                     settings.partitions,
                     show,
                     settings.state_namespace,
+                    settings.snapshot_dir,
                 ),
             )
         )
@@ -260,6 +230,13 @@ def run(settings: Settings, path: Path | None, seed: int, days: int) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if settings.snapshot_dir is None:
+        Console(stderr=True).print(
+            "No snapshot is kept: if Redis loses this state, no log can give it back. Keep the"
+            " history, or set RISKWIRE_SNAPSHOT_DIR and run this again.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 async def with_store(settings: Settings, use: Callable[[RedisStore], Awaitable[T]]) -> T:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.errors import ConfigError
@@ -135,6 +135,17 @@ class Settings(BaseSettings):
     state_flush_ms: int = Field(
         2000, ge=10, le=60_000, description="Time between writes of changed state to Redis."
     )
+    snapshot_dir: Path | None = Field(
+        None,
+        description="Directory of state snapshots, shared by all workers; a worker whose Redis has"
+        " lost a partition's state restores the newest that fits. Empty: none are kept.",
+    )
+    snapshot_every_s: int = Field(
+        3600,
+        ge=0,
+        description="Time between snapshots that a worker takes of its partitions into"
+        " RISKWIRE_SNAPSHOT_DIR; 0: it takes none.",
+    )
     alignment: Literal["mark", "wait"] = Field(
         "mark",
         description="A score whose inputs may still be on their way: mark it provisional, or wait "
@@ -167,6 +178,11 @@ class Settings(BaseSettings):
         "INFO", description="Least severe level that is logged."
     )
 
+    @field_validator("model", "snapshot_dir", mode="before")
+    @classmethod
+    def _directory(cls, value: object) -> object:
+        return value or None  # set to nothing is not the working directory
+
     @model_validator(mode="after")
     def _relations(self) -> Self:
         if self.inflight_records_max < 3 * self.batch_records_max:
@@ -191,6 +207,11 @@ class Settings(BaseSettings):
         """Full name of a topic."""
         name: str = getattr(self, f"topic_{role}")
         return self.topic_prefix + name
+
+    @property
+    def source(self) -> str:
+        """Whose logs are in the state, as `Meta.source` says it."""
+        return f"group {self.group_id}, topic {self.topic('transactions')}"
 
     def client_options(self) -> dict[str, str]:
         """Options of librdkafka that every client of ours shares."""

@@ -20,7 +20,10 @@ from app.adapters.facts import RedisFacts
 from app.adapters.follow import Seen, sample
 from app.adapters.registry import SchemaRegistry
 from app.adapters.topics import (
+    CLEANUP,
     MESSAGE_BYTES,
+    RETENTION,
+    RETENTION_BYTES,
     TIMESTAMP_TYPE,
     Topic,
     brokers,
@@ -32,7 +35,8 @@ from app.errors import ModelError, NativeTransportError, RiskwireError
 from app.meta import namespace
 from app.partitioner import partition_of
 from app.prepare import subjects
-from features.contract import DAY_US, LABEL_DELAY_DAYS, LONGEST_DAYS, contract_id
+from app.progress import REBUILD_DAYS
+from features.contract import DAY_US, contract_id
 from models import manifest
 
 LIBRARIES = ("confluent-kafka", "faust-streaming", "fastavro", "numba", "numpy", "redis")
@@ -40,10 +44,7 @@ BROKER_TIMEOUT_S = 5.0
 SAMPLE_RECORDS = 200
 # The cause of a dead letter, and what Kafka adds to a record, on top of the value.
 LETTER_OVERHEAD_BYTES = 4096
-RETENTION = "retention.ms"
 DAY_MS = DAY_US // 1000
-REBUILD_DAYS = LONGEST_DAYS + LABEL_DELAY_DAYS + 1
-"""The longest window, the delay, and up to a day for the skew."""
 APPLY = "run `riskwire topics apply`"
 MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red")}
 
@@ -157,6 +158,14 @@ def redis(settings: Settings) -> Iterator[Check]:
             " new ones",
             "set maxmemory-policy noeviction, and enough maxmemory",
         )
+    if found.aof is False and settings.snapshot_dir is None:
+        yield Check(
+            "Redis persistence",
+            "warn",
+            "there is no append-only file, and no snapshot is kept: after a restart of Redis all"
+            " state is built anew from the oldest records, and a backfilled past is lost",
+            "set RISKWIRE_SNAPSHOT_DIR on every worker, or appendonly yes in Redis",
+        )
     if contract:
         yield from judge_state(settings.partitions, contract, found)
 
@@ -263,21 +272,51 @@ def judge_topics(settings: Settings, found: Mapping[str, Topic]) -> Iterator[Che
     yield from _retention(arriving)
     if (outcomes := found.get(settings.topic("labels"))) is not None:
         yield from _retention(outcomes)
+    if (marks := found.get(settings.topic("watermarks"))) is not None:
+        yield from _kept_watermarks(marks)
     if letters is not None:
         yield _letter_size(settings, arriving, letters)
 
 
 def _retention(topic: Topic) -> Iterator[Check]:
     """Whether a log is kept long enough to build the state anew from it."""
-    kept_ms = int(topic.config.get(RETENTION, -1))
+    name, kept_ms = f"retention of {topic.name}", int(topic.config.get(RETENTION, -1))
     if 0 <= kept_ms < REBUILD_DAYS * DAY_MS:
         yield Check(
-            f"retention of {topic.name}",
+            name,
             "warn",
             f"it keeps {kept_ms / DAY_MS:.3g} days: if Redis loses the state, what is older is lost"
             f" with it; the longest window reaches {REBUILD_DAYS} days back",
-            f"set {RETENTION} of the topic to {REBUILD_DAYS * DAY_MS} or more, or keep the history"
-            " for `riskwire features backfill`",
+            f"set {RETENTION} of the topic to {REBUILD_DAYS * DAY_MS} or more, or set"
+            " RISKWIRE_SNAPSHOT_DIR",
+        )
+    if int(topic.config.get(RETENTION_BYTES, -1)) >= 0:
+        yield Check(
+            name,
+            "warn",
+            "it is cut by size, however short the time that is left of it",
+            f"set {RETENTION_BYTES} of the topic to -1, or set RISKWIRE_SNAPSHOT_DIR",
+        )
+    if "compact" in topic.config.get(CLEANUP, ""):
+        yield Check(
+            f"clean-up of {topic.name}",
+            "fail",
+            "it is compacted: of each customer only the last record stays, so no state can be built"
+            " anew from it",
+            f"set {CLEANUP} of the topic to delete",
+        )
+
+
+def _kept_watermarks(topic: Topic) -> Iterator[Check]:
+    """Whether watermarks are kept as long as the logs that they are about."""
+    policy, kept_ms = topic.config.get(CLEANUP, "compact"), int(topic.config.get(RETENTION, -1))
+    if "delete" in policy and 0 <= kept_ms < REBUILD_DAYS * DAY_MS:
+        yield Check(
+            f"clean-up of {topic.name}",
+            "fail",
+            f"it is deleted after {kept_ms / DAY_MS:.3g} days: state that is built anew would see"
+            " late records earlier than it did at first",
+            APPLY,
         )
 
 

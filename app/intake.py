@@ -192,6 +192,11 @@ class Intake:
         return self._stop.is_set() or not self._thread.is_alive()
 
     @property
+    def claiming(self) -> list[int]:
+        """The partitions that were assigned and are not owned yet."""
+        return sorted({partition for _, partition in tuple(self._unclaimed)})
+
+    @property
     def is_assigned(self) -> bool:
         """Whether the group has given out partitions (perhaps none to us)."""
         return self._assigned.is_set()
@@ -310,9 +315,9 @@ class Intake:
                 source.pause(wanted)
                 return
             oldest = source.beginnings() if wanted else {}
-            gone = {at: o for at, o in oldest.items() if 0 < starts.get(at, 0) < o}
+            gone = {at: o for at, o in oldest.items() if at in wanted and starts.get(at, 0) < o}
             if gone:
-                log.warning("records that the state lacks are gone from the log", oldest=str(gone))
+                self._owner.lacks(gone)
             starts = {at: max(starts.get(at, 0), oldest.get(at, 0)) for at in wanted}
             # Nothing is polled between the seek and the ledger's new generation.
             source.seek(starts)

@@ -91,6 +91,7 @@ class Live:
         self.next_offset: dict[tuple[int, int], int] = {}  # by log and partition
         self.silent_until: dict[int, Pair] = {}
         self.next_mark: dict[int, int] = {}
+        self.whole_since_us: dict[int, int] = {}  # as `Meta` says it
         self._awaited = Awaited()
         self._written: dict[int, list[Meta]] = {}  # what Redis may hold: the last is on its way
         self.damaged = 0
@@ -115,6 +116,7 @@ class Live:
         self.drop([partition])
         self.owned[partition], self.silent_until[partition] = meta, silent_until
         self.next_mark[partition], self._written[partition] = meta.next_mark, [meta]
+        self.whole_since_us[partition] = meta.whole_since_us
         self.distrusted.discard(partition)
         self.state.owned[partition] = True
         for log in (TRANSACTIONS, LABELS):
@@ -395,6 +397,7 @@ class Live:
             newest_us=newest,
             quiet_us=quiet,
             held_us=held,
+            whole_since_us=self.whole_since_us[partition],
             # Those that are still awaited are read again.
             next_mark=before.next_mark
             if self._awaited.of(partition)

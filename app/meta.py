@@ -25,6 +25,9 @@ class Meta:
     of the topic `watermarks` that is not in it. `epoch` rises with every owner. `transactional_id`
     is what the owner writes under: the next one fences it unless the partition was released.
     `source` names the consumer group and the topic whose logs are in it, once a worker owned it.
+    `base` names the backfilled past that the logs go on from, empty for none. `whole_since_us` is
+    not 0 where records that should be in it were gone from the logs already: what was appended
+    before that time is not all there.
     """
 
     partitions: int
@@ -38,6 +41,8 @@ class Meta:
     next_mark: int = 0
     transactional_id: str = ""
     source: str = ""
+    base: str = ""
+    whole_since_us: int = 0
 
     @classmethod
     def parse(cls, value: bytes | None) -> Self | None:
@@ -57,6 +62,8 @@ class Meta:
                 next_mark=int(fields["next_mark"]),
                 transactional_id=str(fields["transactional_id"]),
                 source=str(fields["source"]),
+                base=str(fields.get("base", "")),
+                whole_since_us=int(fields.get("whole_since_us", 0)),
             )
         except (ValueError, TypeError, KeyError):
             return None

@@ -82,6 +82,18 @@ class Metrics:
         self._flushed = counter("state_flushed_entities", "Entities written to Redis.")
         self._commits = counter("commits", "Offset commits.", "result")
         self._lag = gauge("consumer_lag_records", "Records not yet polled.", "topic", "partition")
+        self._behind = gauge(
+            "state_behind_records",
+            "Answered records that a partition's state has still to catch up with.",
+            "log",
+            "partition",
+        )
+        self._incomplete = gauge(
+            "state_incomplete",
+            "1 where records that a window reaches were gone from the log.",
+            "partition",
+        )
+        self._snapshots = counter("snapshots", "Snapshots of partitions.", "result")
         self._ready = gauge("ready", "1 while the worker is ready.")
         self._info = Info("riskwire", "What runs.", registry=registry)
         self._store = Histogram(
@@ -108,6 +120,7 @@ class Metrics:
             self._alerts.labels(decision)
         for result in ("ok", "failed"):
             self._commits.labels(result)
+            self._snapshots.labels(result)
 
     def batch(self, *, scored: int, rejects: Iterable[RejectCode] = ()) -> None:
         """A micro-batch is finished: riskwire_records_total and _rejects_total."""
@@ -163,6 +176,22 @@ class Metrics:
         self._lag.clear()
         for (topic, partition), records in lags.items():
             self._lag.labels(topic, str(partition)).set(records)
+
+    def progress(
+        self, behind: Mapping[int, tuple[int, int]], incomplete: Mapping[int, bool]
+    ) -> None:
+        """Set riskwire_state_behind_records and _state_incomplete of the owned partitions."""
+        self._behind.clear()
+        self._incomplete.clear()
+        for partition, lacking in incomplete.items():
+            self._incomplete.labels(str(partition)).set(int(lacking))
+            transactions, labels = behind.get(partition, (0, 0))
+            self._behind.labels("transactions", str(partition)).set(transactions)
+            self._behind.labels("labels", str(partition)).set(labels)
+
+    def snapshot(self, *, ok: bool) -> None:
+        """A snapshot was taken or not: riskwire_snapshots_total."""
+        self._snapshots.labels("ok" if ok else "failed").inc()
 
     def ready(self, *, ready: bool) -> None:
         """Set riskwire_ready."""

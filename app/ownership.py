@@ -5,9 +5,15 @@ partition's epoch in Redis and says where each log is to be read from: where the
 so that records that were answered but not flushed make state again, silently. A flush writes what
 changed together with the offsets that it stands for, once these are committed, and only if Redis
 still holds what this owner wrote last. A release flushes and says that nobody owns the partition.
-Where Redis has lost a partition's state, or is ahead of Kafka, it is built anew from the oldest
-records; older state than was written last is gone on from. A partition whose state another has
-claimed is a StateError: the worker stops.
+Where Redis has lost a partition's state, or is ahead of Kafka, it is built anew: from the newest
+snapshot, else from the oldest records; older state than was written last is gone on from. A
+partition whose state another has claimed is a StateError: the worker stops.
+
+Why from the oldest records, and not from those of the longest window: the state is a function of
+the log, bit for bit. An entity that nobody has seen for long keeps its old row in Redis, since rows
+are pruned by the entity's own next record; a replay that began later would give the same vectors to
+records in time, but other state, and other vectors to records that are very late. What shortens a
+rebuild is a snapshot.
 `lock` is held by whoever works on the live state.
 """
 
@@ -28,6 +34,9 @@ from app.live import Frozen, Live, taken_over
 from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ports import Clock, Commits, StateStore
+from app.progress import Progress, never_began, reaches
+from app.rewrite import OvertakenError, Rewrite
+from app.snapshots import Snapshots
 from app.watermarks import Announcer, Watermark, WatermarkLog
 from features.blob import meta_key
 
@@ -39,8 +48,6 @@ READ_MARKS_US, READ_MARKS_SOON_US = 600_000_000, 1_000_000
 SAY_AGAIN_S = 5.0
 RELEASE_S = 1.5
 ROOM_POLL_S = 0.005
-DELETING = b"deleting "
-"""What stands for a meta, with its epoch, while a partition's state is deleted."""
 T = TypeVar("T")
 _Marks = Mapping[int, tuple[Sequence[Watermark], int]]
 
@@ -61,19 +68,25 @@ class Ownership:
         flush_s: float,
         marks: WatermarkLog,
         fencer: Callable[[str], None],
+        snapshots: Snapshots | None = None,
+        append_time: Callable[[str, int], int] | None = None,
     ) -> None:
         """`topics` are transactions and labels; `source` is what `Meta` calls so.
 
         `fencer` ends what a transactional id has begun, and lets it begin nothing more. Until
-        `announcer` is set no log is declared complete for being quiet.
+        `announcer` is set no log is declared complete for being quiet. `append_time` says when the
+        oldest record of a log was appended, in us.
         """
         self._source = source
         self.live, self._store, self.topics, self._worker_id = live, store, topics, worker_id
         self._metrics, self._clock, self._flush_s = metrics, clock, flush_s
-        self._marks, self._fencer = marks, fencer
+        self._marks, self._fencer, self._append_time = marks, fencer, append_time
+        self._snapshots = snapshots or Snapshots(None, live.namespace, live.partitions, source)
         self.announcer: Announcer | None = None
         self.transactional_id = ""
         """What this worker writes under now, if it writes in transactions."""
+        self.renew: Callable[[], None] = lambda: None
+        """Makes that another; called where a partition was given up unreleased."""
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
@@ -81,24 +94,32 @@ class Ownership:
         self._read_marks_soon_us, self._say_again_at = 0, 0.0
         self._fencing: tuple[tuple[int, ...], concurrent.futures.Future[_Marks]] | None = None
         self._read: _Marks = {}
+        self._fenced: dict[int, int] = {}  # the epoch that was found
+        self._held: dict[int, set[tuple[int, str, str]]] = {}  # claimed since it was assigned
         self._making_room = False
+        self.progress = Progress(live)
         self._quiet: dict[tuple[int, int], tuple[int, int]] = {}  # offset, and when that was seen
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     def start(self, commits: Commits) -> None:
         """See `StateOwner.start`: flushes now and then from now on."""
         self._commits, self._loop = commits, asyncio.get_running_loop()
         self._task = asyncio.create_task(self._flush_now_and_then())
         self._task.add_done_callback(commits.ended)
+        if self._snapshots.every_s:
+            self._keeping = asyncio.create_task(self._keep_now_and_then())
+            self._keeping.add_done_callback(commits.ended)
 
     async def close(self) -> None:
         """Stop flushing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [task for task in (self._task, self._keeping) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = self._keeping = None
         await asyncio.to_thread(self._marks.close)
 
     def check(self) -> None:
@@ -129,36 +150,40 @@ class Ownership:
         return True
 
     async def _fence(self, partitions: Sequence[int]) -> _Marks:
-        """End former owners' transactions, clear what cannot be used, read the watermarks."""
+        """End former owners' transactions, fill anew what cannot be used, read the watermarks."""
         keys = [meta_key(self.live.namespace, partition) for partition in partitions]
         starts: dict[int, int] = {}
         former: set[str] = set()
         values = await self._store.fetch(keys)
-        for partition, key, value in zip(partitions, keys, values, strict=True):
+        for partition, value in zip(partitions, values, strict=True):
             meta = Meta.parse(value)
-            if meta is not None and not meta.released:
-                former.add(meta.transactional_id)
+            if meta is not None:
+                its = self._held.get(partition)
+                self._refuse_later(partition, meta)
+                if not meta.released and (not its or _claimed(meta) in its):
+                    # Else Redis was rolled back, to an owner who was gone before we came.
+                    former.add(meta.transactional_id)
             if meta is None or partition in self.live.distrusted:
-                await self._clear(key, value, meta.epoch if meta else _epoch(value))
-                meta = None
-            starts[partition] = meta.next_mark if meta else 0
+                if meta is not None:
+                    self._snapshots.distrust(partition)
+                meta = await self._fill_anew(partition, value)
+            starts[partition], self._fenced[partition] = meta.next_mark, meta.epoch
         for transactional_id in sorted(former - {"", self.transactional_id}):
             log.info("a former owner is fenced", transactional_id=transactional_id)
             await asyncio.to_thread(self._fencer, transactional_id)
         return await self._marks.read(starts)
 
-    async def _clear(self, key: bytes, value: bytes | None, epoch: int) -> None:
-        """Delete a partition's state: no reader may meet half of it, so nobody can read it first.
-
-        All keys of the store are looked through, which takes as long as it takes.
-        """
-        deleting = DELETING + b"%d" % epoch
-        if value != deleting and not await self._store.flush(key, value, deleting, []):
-            raise StoreUnavailable("somebody else is at work on the state")
-        await self._store.delete(key.removesuffix(b"meta"))  # with the meta, at some time
-        nobodys = Meta(self.live.partitions, epoch).encode()
-        if not await self._store.flush(key, None, nobodys, []):
-            raise StoreUnavailable("somebody else is at work on the state")
+    async def _fill_anew(self, partition: int, value: bytes | None) -> Meta:
+        """Delete a partition's state; what the newest snapshot has that fits is there instead."""
+        rewrite = Rewrite(self._store, self.live.namespace, partition)
+        try:
+            await rewrite.begin(value)
+            meta = await self._snapshots.refill(rewrite, partition)
+            meta = meta or Meta(self.live.partitions, rewrite.epoch)
+            await rewrite.end(meta)
+        except OvertakenError:
+            raise StoreUnavailable("somebody else is at work on the state") from None
+        return meta
 
     def claim(
         self, partitions: Sequence[int], committed: Mapping[Position, int]
@@ -171,10 +196,30 @@ class Ownership:
             self._moving -= set(partitions)  # others' flushes need not wait for the next try
         return starts
 
+    def lacks(self, gone: Mapping[Position, int]) -> None:
+        """See `StateOwner.lacks`; on the consumer's thread."""
+        now_us = self._clock()
+        for at, oldest in gone.items():
+            meta = self.live.owned.get(at[1])
+            if meta is None or never_began(meta):
+                continue
+            since_us = self._append_time(*at) if self._append_time else now_us
+            if reaches(since_us, now_us):  # else no window does
+                before_us = self.live.whole_since_us.get(at[1], 0)
+                self.live.whole_since_us[at[1]] = max(before_us, since_us)
+                log.error(
+                    "records are gone from the log that the state needs: features that reach back"
+                    " before its oldest record are too low until no window does",
+                    topic=at[0], partition=at[1], wanted=meta.next_offset, oldest=oldest,
+                )  # fmt: skip
+
     def release(self, partitions: Sequence[int], *, lost: bool) -> None:
         """See `StateOwner.release`; on the consumer's thread."""
         if not partitions:
             return
+        held = [self._held.pop(partition, None) for partition in partitions]
+        if lost and any(held):
+            self.renew()  # what we wrote under is the next owner's to fence
         self._moving |= set(partitions)
         timeout_s = 0.0 if lost else RELEASE_S  # who only forgets is not waited for
         self._wait(self._release(partitions, lost=lost), timeout_s, go_on=True)
@@ -240,8 +285,8 @@ class Ownership:
         key = meta_key(self.live.namespace, partition)
         [value] = await self._store.fetch([key])
         found = Meta.parse(value)
-        if found is None:
-            return None  # lost since it was fenced: not now
+        if found is None or found.epoch != self._fenced.get(partition):
+            return None  # lost, or claimed by somebody else, since it was fenced: not now
         if any(0 <= c < offset for c, offset in zip(committed, found.next_offset, strict=True)):
             self.live.distrusted.add(partition)
             log.warning("the state in Redis is ahead of Kafka; it is cleared", partition=partition)
@@ -253,8 +298,23 @@ class Ownership:
                 f"the state of partition {partition} in Redis is that of {found.source}, but this"
                 f" worker is of {self._source}: give it another RISKWIRE_STATE_NAMESPACE"
             )
-        mine = found.owned_by(self._worker_id, self._source, self.transactional_id)
-        return mine if await self._store.flush(key, value, mine.encode(), []) else None
+        its = self._held.setdefault(partition, set())
+        risen = replace(found, epoch=max([found.epoch, *(epoch for epoch, _, _ in its)]))
+        mine = risen.owned_by(self._worker_id, self._source, self.transactional_id)
+        its.add(_claimed(mine))  # it may be done though no answer comes
+        if await self._store.flush(key, value, mine.encode(), []):
+            return mine
+        its.discard(_claimed(mine))
+        return None
+
+    def _refuse_later(self, partition: int, found: Meta) -> None:
+        """Raise StateError where somebody has claimed a partition since it was given to us.
+
+        To fence him would be to stop whom the group has given it to meanwhile: we slept.
+        """
+        its = self._held.get(partition)
+        if its and _claimed(found) not in its and found.epoch >= max(its)[0]:
+            raise taken_over(partition, found)
 
     async def _release(self, partitions: Sequence[int], *, lost: bool) -> None:
         async with self._writing:
@@ -288,6 +348,20 @@ class Ownership:
                 with suppress(Unavailable):
                     await self._read_marks()
             await self.flush()
+            now_us = self._clock()
+            self._metrics.progress(self.progress.behind(now_us), self.progress.incomplete(now_us))
+
+    async def _keep_now_and_then(self) -> None:
+        """Take snapshots of owned partitions; nothing is flushed while one is taken."""
+        while True:
+            await asyncio.sleep(self._snapshots.every_s)
+            for partition in tuple(self.live.owned):
+                async with self._writing:
+                    if partition in self.live.owned:
+                        kept = await self._snapshots.keep(
+                            self._store, partition, lambda: not self._moving
+                        )
+                        self._metrics.snapshot(ok=kept)
 
     async def flush(self) -> None:
         """Write what changed, once the offsets that it stands for are committed."""
@@ -411,7 +485,6 @@ class Ownership:
         return self._commits
 
 
-def _epoch(value: bytes | None) -> int:
-    """The epoch of a partition whose state was being deleted, 0 where that cannot be told."""
-    digits = (value or b"").removeprefix(DELETING)
-    return int(digits) if value != digits and digits.isdigit() else 0
+def _claimed(meta: Meta) -> tuple[int, str, str]:
+    """What tells one claim of a partition from all others."""
+    return meta.epoch, meta.owner, meta.transactional_id

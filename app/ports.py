@@ -31,12 +31,13 @@ class StateStore(Protocol):
         guard: bytes,
         expected: bytes | None,
         new: bytes,
-        pairs: Sequence[tuple[bytes, bytes]],
+        pairs: Sequence[tuple[bytes, bytes | None]],
     ) -> bool:
         """Write all pairs and the guard's new value at once, if it holds what is expected.
 
-        Expected None: there must be no guard. False: it was another, and nothing is written.
-        Raises StoreUnavailable, which leaves open whether all is written or nothing.
+        A value of None deletes its key. Expected None: there must be no guard. False: it was
+        another, and nothing is written. Raises StoreUnavailable, which leaves open whether all is
+        written or nothing.
         """
 
     async def delete(self, prefix: bytes) -> None:
@@ -142,6 +143,12 @@ class StateOwner(Protocol):
         """Own these partitions' state; from which offset on each log is to be read.
 
         A log that is left out is read from its beginning. None: not now, ask again.
+        """
+
+    def lacks(self, gone: Mapping[tuple[str, int], int]) -> None:
+        """Know that records of claimed logs are gone that should come next; the oldest there are.
+
+        Raises BrokerUnavailable.
         """
 
     def release(self, partitions: Sequence[int], *, lost: bool) -> None:

@@ -67,7 +67,7 @@ class TransactionalDelivery:
         self._begun_s = NOT_BEGUN
         self._retry_s = _RETRY_FIRST_S
         self._thread = threading.Thread(target=self._run, name="riskwire-commit", daemon=True)
-        self._id = self._next_id()
+        self._id, self._outdated = self._next_id(), False
         self.failing = ""
 
     def _next_id(self) -> str:
@@ -77,6 +77,16 @@ class TransactionalDelivery:
         """See `Deliverer.open`."""
         self._began(self._id)
         self._thread.start()
+
+    def renew(self) -> None:
+        """Go on under a new id, from the next transaction on; any thread may call.
+
+        For when the old one stands with a partition that is ours no longer: who owns it next
+        fences it. All partitions are to be claimed again, so that the new one stands with them.
+        """
+        with self._changed:
+            self._id, self._outdated = self._next_id(), True
+            self._began(self._id)
 
     async def send(self, output: Output, ticket: int) -> bool:
         """See `Deliverer.send`; raises what ended the thread."""
@@ -117,8 +127,8 @@ class TransactionalDelivery:
                 if transactor is None and (transactor := self._opened()) is None:
                     continue
                 taken = self._take()
-                if transactor.is_troubled():
-                    # No transaction is open: the same id will do, and nothing is in doubt.
+                if self._outdated or transactor.is_troubled():
+                    # No transaction is open, so nothing is in doubt.
                     self._give_back(taken)
                     transactor.close(0)
                     transactor = None
@@ -138,6 +148,7 @@ class TransactionalDelivery:
 
     def _opened(self) -> Transactor | None:
         """A producer; None after a while where there is none to be had."""
+        self._outdated = False
         try:
             transactor = self._open_transactor(self._id)
         except BrokerUnavailable as error:

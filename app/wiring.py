@@ -22,6 +22,7 @@ from app.adapters.faust import create_app, run_app
 from app.adapters.http import HttpServer
 from app.adapters.memory import MemoryRegistry
 from app.adapters.onnx import load_scorer
+from app.adapters.records import oldest_append_us
 from app.adapters.redis import RedisStore
 from app.adapters.transport import (
     choose_transport,
@@ -45,6 +46,7 @@ from app.metrics import Metrics
 from app.ownership import Ownership
 from app.pipeline import LabelParts, Parts
 from app.ports import WriterSchemas
+from app.snapshots import Snapshots
 from app.transactions import TransactionalDelivery
 from app.warm_up import warm_up
 from app.worker import Worker
@@ -83,23 +85,12 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     )
     store = TimedStore(settings, metrics)
     topics = (settings.topic("transactions"), settings.topic("labels"))
-    ownership = Ownership(
-        live,
-        store,
-        topics,
-        _worker_id(settings),
-        f"group {settings.group_id}, topic {topics[0]}",
-        metrics,
-        now_us,
-        flush_s=settings.state_flush_ms / 1000,
-        marks=KafkaWatermarks(settings),
-        fencer=partial(_fence, settings, transport),
-    )
+    ownership = _ownership(settings, transport, live, store, topics, metrics)
     backoff = ownership.backoff
     parts = Parts(
         decode=decode.decode,
         writers=decode.Writers(),
-        limits=_limits(settings),
+        limits=limits_of(settings),
         registry=registry,
         enrich=Enrich(live, store, now_us, backoff, ownership.make_room),
         scorer=scorer,
@@ -141,6 +132,37 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     return worker
 
 
+def _ownership(
+    settings: Settings,
+    transport: str,
+    live: Live,
+    store: TimedStore,
+    topics: tuple[str, str],
+    metrics: Metrics,
+) -> Ownership:
+    source = settings.source
+    return Ownership(
+        live,
+        store,
+        topics,
+        _worker_id(settings),
+        source,
+        metrics,
+        now_us,
+        flush_s=settings.state_flush_ms / 1000,
+        marks=KafkaWatermarks(settings),
+        fencer=partial(_fence, settings, transport),
+        snapshots=Snapshots(
+            settings.snapshot_dir,
+            live.namespace,
+            settings.partitions,
+            source,
+            settings.snapshot_every_s,
+        ),
+        append_time=partial(oldest_append_us, settings),
+    )
+
+
 def _delivery(
     settings: Settings, transport: str, intake: Intake, ownership: Ownership
 ) -> Deliverer:
@@ -150,13 +172,15 @@ def _delivery(
     def began(transactional_id: str) -> None:
         ownership.transactional_id = transactional_id
 
-    return TransactionalDelivery(
+    delivery = TransactionalDelivery(
         partial(open_transactor, settings, transport),
         intake,
         f"{settings.group_id}.{_worker_id(settings)}",
         began,
         settings.inflight_records_max,
     )
+    ownership.renew = delivery.renew
+    return delivery
 
 
 def _fence(settings: Settings, transport: str, transactional_id: str) -> None:
@@ -207,7 +231,8 @@ def run(settings: Settings) -> int:
     return status
 
 
-def _limits(settings: Settings) -> decode.Limits:
+def limits_of(settings: Settings) -> decode.Limits:
+    """What a record may be, by the settings."""
     return decode.Limits(
         value_bytes_max=settings.value_bytes_max,
         headers_max=settings.headers_max,

@@ -160,10 +160,18 @@ class Worker:
         self.metrics.freshness(live.ages_s(self.parts.clock()))
 
     def readiness(self) -> tuple[bool, list[str]]:
-        """Whether batches flow: the group answered, Redis and registry too, outputs go out."""
+        """Whether batches flow: the group answered, Redis and registry too, outputs go out.
+
+        And all of what was answered before is in the state of each partition.
+        """
         reasons = [f"{name} is away: {error}" for name, error in self.parts.backoff.away.items()]
         if not self.intake.is_assigned:
             reasons.append("no partitions assigned yet")
+        if claiming := self.intake.claiming:
+            reasons.append(
+                f"the state of partitions {', '.join(map(str, claiming))} is not ours yet"
+            )
+        reasons += self.ownership.progress.reasons(self.parts.clock())
         if self.delivery.failing:
             reasons.append(self.delivery.failing)
         self.metrics.ready(ready=not reasons)

@@ -41,7 +41,8 @@ def call(doing: str, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
         raise BrokerUnavailable(f"{doing}: {error.args[0].str()}") from error
 
 
-def _columns(topic: str, messages: Sequence[Message], polled_us: int) -> RecordBatch:
+def columns(topic: str, messages: Sequence[Message], polled_us: int) -> RecordBatch:
+    """A batch of messages of one topic."""
     stamps = [message.timestamp() for message in messages]
     return RecordBatch(
         topic,
@@ -118,7 +119,7 @@ class ObjectSource:
                 self._consume_error(error)
             else:
                 topics.setdefault(message.topic(), []).append(message)
-        return [_columns(topic, its, polled_us) for topic, its in topics.items()]
+        return [columns(topic, its, polled_us) for topic, its in topics.items()]
 
     def _consume_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- its public name

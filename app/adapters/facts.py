@@ -23,7 +23,7 @@ _CONTRACT = re.compile(rb"rw:\{p\d+\}:([0-9a-f]+):")
 
 
 class RedisFacts(NamedTuple):
-    """`policy` is maxmemory-policy, empty where the server does not say.
+    """`policy` is maxmemory-policy, empty where the server does not say, as `aof` is None then.
 
     `metas` says by partition what is there of the contract asked for. `contracts` are the ids that
     there is any state of, told from a part of the keys where there are very many.
@@ -34,6 +34,7 @@ class RedisFacts(NamedTuple):
     keys: int
     metas: Mapping[int, Meta]
     contracts: frozenset[str]
+    aof: bool | None = None
 
 
 def redis_facts(settings: Settings, contract_id: str) -> RedisFacts:
@@ -56,6 +57,7 @@ def redis_facts(settings: Settings, contract_id: str) -> RedisFacts:
                 int(client.dbsize()),
                 _metas(client, contract_id, settings.partitions),
                 _contracts(client),
+                bool(info["aof_enabled"]) if "aof_enabled" in info else None,
             )
     except (RedisError, OSError) as error:
         cause = str(error) or type(error).__name__
@@ -73,7 +75,8 @@ def onnx_providers() -> list[str]:
 
 def _info(client: Redis) -> dict[str, object]:
     try:
-        return {**client.info("server"), **client.info("memory")}
+        parts = [client.info(part) for part in ("server", "memory", "persistence")]
+        return {name: value for part in parts for name, value in part.items()}
     except ResponseError:  # not allowed to this user, or not known to this server
         return {}
 

@@ -38,13 +38,17 @@ class MemoryStore:
         guard: bytes,
         expected: bytes | None,
         new: bytes,
-        pairs: Sequence[tuple[bytes, bytes]],
+        pairs: Sequence[tuple[bytes, bytes | None]],
     ) -> bool:
         """See `StateStore.flush`."""
         self._answer()
         if self.blobs.get(guard) != expected:
             return False
-        self.blobs |= {**dict(pairs), guard: new}
+        for key, blob in (*pairs, (guard, new)):
+            if blob is None:
+                self.blobs.pop(key, None)
+            else:
+                self.blobs[key] = blob
         return True
 
     async def delete(self, prefix: bytes) -> None:

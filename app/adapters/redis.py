@@ -76,7 +76,7 @@ class RedisStore:
         guard: bytes,
         expected: bytes | None,
         new: bytes,
-        pairs: Sequence[tuple[bytes, bytes]],
+        pairs: Sequence[tuple[bytes, bytes | None]],
     ) -> bool:
         """See `StateStore.flush`."""
         pool = self._client.connection_pool
@@ -162,7 +162,7 @@ async def _swap(
     guard: bytes,
     expected: bytes | None,
     new: bytes,
-    pairs: Sequence[tuple[bytes, bytes]],
+    pairs: Sequence[tuple[bytes, bytes | None]],
 ) -> bool:
     _, found = await _ask(connection, timeout_s, (b"WATCH", guard), (b"GET", guard))
     if found != expected:
@@ -171,7 +171,7 @@ async def _swap(
     await _ask(connection, timeout_s, (b"MULTI",), (b"SET", guard, new))
     chunks = 0
     for chunk in _chunks(pairs):
-        await _ask(connection, timeout_s, (b"MSET", *chunk))
+        await _ask(connection, timeout_s, chunk)
         chunks += 1
     # All the work is done at EXEC, whose answer takes that much longer.
     (done,) = await _ask(connection, timeout_s + chunks * _EXEC_S_PER_CHUNK, (b"EXEC",))
@@ -181,18 +181,23 @@ async def _swap(
     return done is not None
 
 
-def _chunks(pairs: Sequence[tuple[bytes, bytes]]) -> Iterator[list[bytes]]:
-    """Keys and values in turn, bounded in number and bytes."""
+def _chunks(pairs: Sequence[tuple[bytes, bytes | None]]) -> Iterator[tuple[bytes, ...]]:
+    """Commands that write and delete, bounded in number and bytes."""
+    gone = [key for key, blob in pairs if blob is None]
+    for at in range(0, len(gone), WRITE_PAIRS_MAX):
+        yield (b"UNLINK", *gone[at : at + WRITE_PAIRS_MAX])
     chunk: list[bytes] = []
     size = 0
-    for pair in pairs:
-        chunk += pair
-        size += len(pair[0]) + len(pair[1])
+    for key, blob in pairs:
+        if blob is None:
+            continue
+        chunk += (key, blob)
+        size += len(key) + len(blob)
         if size >= CHUNK_BYTES_MAX or len(chunk) >= 2 * WRITE_PAIRS_MAX:
-            yield chunk
+            yield (b"MSET", *chunk)
             chunk, size = [], 0
     if chunk:
-        yield chunk
+        yield (b"MSET", *chunk)
 
 
 async def _ask(

@@ -25,7 +25,8 @@ TIMESTAMP_TYPE = "message.timestamp.type"
 MESSAGE_BYTES = "max.message.bytes"
 RETENTION = "retention.ms"
 CLEANUP = "cleanup.policy"
-DESCRIBED = (TIMESTAMP_TYPE, MESSAGE_BYTES, RETENTION, CLEANUP)
+RETENTION_BYTES = "retention.bytes"
+DESCRIBED = (TIMESTAMP_TYPE, MESSAGE_BYTES, RETENTION, RETENTION_BYTES, CLEANUP)
 REFUSALS = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -125,6 +126,13 @@ def lag(settings: Settings, topic: str) -> dict[int, int]:
         marks = _marks(consumer, partitions)
     # A group that never committed has a negative offset: all there is lies before it.
     return {p: high - max(committed[p], low) for p, (low, high) in marks.items()}
+
+
+def positions(settings: Settings, topic: str) -> dict[int, tuple[int, int, int]]:
+    """By partition, what the workers' group has committed (negative: nothing), begin and end."""
+    with _asking(settings, topic) as (consumer, partitions):
+        committed = _committed(consumer, partitions)
+        return {p: (committed[p], *at) for p, at in _marks(consumer, partitions).items()}
 
 
 def brokers(settings: Settings, timeout_s: float = REQUEST_S) -> list[str]:

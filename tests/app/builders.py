@@ -46,6 +46,7 @@ class Nobody:
         self.refuses, self.claims = False, 0
         self.fenced: list[int] = []
         self.starts: dict[tuple[str, int], int] = {}
+        self.lacking: dict[tuple[str, int], int] = {}
         self.released: list[tuple[list[int], bool]] = []
 
     def start(self, commits: Commits) -> None:
@@ -62,6 +63,10 @@ class Nobody:
         """See `StateOwner.claim`."""
         self.claims += bool(partitions)
         return None if self.refuses else {**committed, **self.starts}
+
+    def lacks(self, gone: Mapping[tuple[str, int], int]) -> None:
+        """See `StateOwner.lacks`."""
+        self.lacking = dict(gone)
 
     def release(self, partitions: Sequence[int], *, lost: bool) -> None:
         """See `StateOwner.release`."""

@@ -164,6 +164,30 @@ def test_logs_are_kept_for_a_rebuild(days: int, warned: bool) -> None:  # noqa: 
     assert names & found.keys() == (names if warned else set())
 
 
+def test_logs_are_cut_by_nothing_else() -> None:
+    """Not by size, nor by key; watermarks are kept as long as the logs."""
+    sized = judged(transactions=Topic("transactions", 4, 1, {**HEALTHY, "retention.bytes": "1"}))
+    assert sized["retention of transactions"].state == "warn"
+    for role, policy in (("labels", "compact"), ("watermarks", "delete")):
+        kept = {**HEALTHY, "cleanup.policy": policy, "retention.ms": "604800000"}
+        found = judged(**{role: Topic(role, 4, 1, kept)})[f"clean-up of {role}"]
+        assert found.state == "fail"
+    both = {**HEALTHY, "cleanup.policy": "compact", "retention.ms": "604800000"}
+    assert "clean-up of watermarks" not in judged(watermarks=Topic("watermarks", 4, 1, both))
+
+
+@pytest.mark.parametrize("aof", [True, False, None])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_redis_that_forgets_wants_snapshots(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, aof: bool | None, kept: bool
+) -> None:
+    """It is a warning where neither keeps the state; nothing where the server does not say."""
+    monkeypatch.setattr(facts, "redis_facts", lambda *_: redis_facts()._replace(aof=aof))
+    checks = doctor.redis(load_settings(snapshot_dir=tmp_path if kept else None))
+    warned = "Redis persistence" in {check.name for check in checks}
+    assert warned == (aof is False and not kept)
+
+
 def test_one_failure_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a check raises becomes its failure, and the others are asked all the same."""
 

@@ -7,7 +7,7 @@ told by `Known` what is committed. Records are read by `Enrich`, so that there a
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,12 +21,16 @@ from app.live import Live, StateError
 from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ownership import Ownership
+from app.snapshots import Snapshots
 from app.watermarks import Watermark
 from features.blob import customer_key, meta_key
 from features.contract import LIVE
 from features.state import LABELS, NEVER, TRANSACTIONS
 from tests.app.builders import T0, record_batch, transactions
 from tests.app.test_intake import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TOPICS = ("transactions", "labels")
 PARTITIONS = 4
@@ -108,6 +112,8 @@ class Owner:
         self.its = its = Ownership(
             self.live, bench.store, TOPICS, name, "here", Metrics(), lambda: T0,
             flush_s=flush_s, marks=bench.marks, fencer=bench.fenced.append,
+            snapshots=Snapshots(bench.directory, SPACE, PARTITIONS, "here", bench.every_s),
+            append_time=lambda _topic, _partition: bench.oldest_us,
         )  # fmt: skip
         self.enrich = Enrich(self.live, bench.store, lambda: T0, its.backoff, its.make_room)
         its.start(self.known)
@@ -155,6 +161,8 @@ class Bench:
     def __init__(self) -> None:
         self.store, self.marks = Store(), MemoryWatermarks()
         self.fenced: list[str] = []
+        self.directory: Path | None = None
+        self.every_s, self.oldest_us = 0.0, T0
         self.owners: list[Owner] = []
 
     def owner(self, name: str, flush_s: float = 3600) -> Owner:
@@ -260,16 +268,6 @@ async def test_distrusted_state_is_cleared_and_its_epoch_goes_on(bench: Bench) -
     assert not one.live.distrusted
 
 
-async def test_state_that_another_claims_meanwhile_is_not_cleared(bench: Bench) -> None:
-    """It is no longer what was read of it before."""
-    one = bench.owner("w1")
-    bench.store.put(0, Meta(PARTITIONS, 3, "w2", released=False))
-    before = dict(bench.store.blobs)
-    with pytest.raises(StoreUnavailable):
-        await one.its._clear(meta_key(SPACE, 0), b"junk", 0)
-    assert bench.store.blobs == before
-
-
 @pytest.mark.parametrize("next_offset", [(5, 2), (4, 3)])
 async def test_state_that_is_ahead_of_kafka_is_built_anew(bench: Bench, next_offset: Pair) -> None:
     """By either log: it is refused once, and the next fence clears it. As far as Kafka is fine."""
@@ -282,7 +280,7 @@ async def test_state_that_is_ahead_of_kafka_is_built_anew(bench: Bench, next_off
     assert await one.claim(0) is None
     assert bench.store.meta(0).epoch == 3
     assert await one.own(0) == {AT: 0, LABELS_AT: 0}
-    assert bench.store.meta(0).epoch == 4
+    assert bench.store.meta(0).epoch == 5, "above the one that we had"
     assert bench.store.rows(0) == []
 
 

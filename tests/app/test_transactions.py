@@ -203,3 +203,17 @@ async def test_at_most_so_many_records_wait(bench: Bench) -> None:
     assert len(bench.delivery._waiting) == 1
     bench.transactors[0].holding.set()
     await until(lambda: bench.source.commits == {AT: 181})
+
+
+async def test_a_new_id_holds_from_the_next_transaction_on(bench: Bench) -> None:
+    """Nothing is in doubt and nothing is dropped; the owner has heard of it before."""
+    bench.add(0, 2)
+    await until(lambda: bench.committed() == [(["0+2"], {AT: 2})])
+    bench.delivery.renew()
+    assert len(set(bench.ids)) == 2
+    bench.add(2, 1)
+    await until(lambda: bench.committed()[1:] == [(["2+1"], {AT: 3})])
+    first, second = bench.transactors
+    assert first.closed
+    assert len(second.committed) == 1
+    assert bench.owner.claims == 1

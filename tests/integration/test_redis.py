@@ -273,7 +273,11 @@ def test_chunks_are_bounded_and_lose_nothing() -> None:
     pairs = [(b"k%d" % i, b"v" * size) for i, size in enumerate(sizes)]
     chunks = list(_chunks(pairs))
     assert [len(chunk) // 2 for chunk in chunks] == [1000, 1000, 501, 2, 2]
-    assert [item for chunk in chunks for item in chunk] == [item for pair in pairs for item in pair]
+    assert {chunk[0] for chunk in chunks} == {b"MSET"}
+    written = [item for chunk in chunks for item in chunk[1:]]
+    assert written == [item for pair in pairs for item in pair]
+    gone = list(_chunks([(b"k%d" % i, None) for i in range(1500)]))
+    assert [(chunk[0], len(chunk)) for chunk in gone] == [(b"UNLINK", 1001), (b"UNLINK", 501)]
 
 
 async def test_a_scan_takes_its_prefix_by_the_letter(either: StateStore, space: bytes) -> None:
