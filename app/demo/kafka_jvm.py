@@ -74,7 +74,7 @@ def node_properties(
     }
 
 
-def also_proxied(given: Mapping[str, str], proxied: Sequence[tuple[int, int]]) -> dict[str, str]:
+def also_proxied(given: dict[str, str], proxied: Sequence[tuple[int, int]]) -> dict[str, str]:
     """Settings for clients that come through proxies, beside those that come directly.
 
     Each of `proxied` is a port that the broker listens on for one proxy, and that proxy's own,
@@ -111,7 +111,8 @@ class JvmKafka(Server):
         given = node_properties(
             (bootstrap, f"127.0.0.1:{controller}"), bootstrap, partitions, str(directory / "data")
         )
-        given |= also_proxied(given, proxied) | properties
+        given |= also_proxied(given, proxied)
+        given |= properties
         settings = directory / "server.properties"
         settings.write_text("".join(f"{k}={v}\n" for k, v in given.items()), "utf-8")
         log = directory / "kafka.log"
