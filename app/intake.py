@@ -81,6 +81,8 @@ class Intake:
         self._left = False
         self._commit_at = 0.0
         self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_S
+        self.again = 0
+        """The ticket of offsets that a transaction is to commit again; see `Ledger.is_open`."""
         self._unconfirmed: dict[Position, int] = {}
         self._ends: Mapping[Position, int] = {}
         self._wanted_held: frozenset[Position] = frozenset()
@@ -108,6 +110,10 @@ class Intake:
         """Know that a transaction has committed these next offsets; by the thread that did it."""
         self._confirmed |= offsets
         self._metrics.commit(ok=True)
+
+    def in_doubt(self) -> None:
+        """Know that a transaction's end is not known; by the thread that began it."""
+        self._metrics.commit(ok=False)
 
     def group_metadata(self) -> object:
         """See `Source.group_metadata`; raises BrokerUnavailable once the consumer is closed."""
@@ -338,10 +344,9 @@ class Intake:
         if now >= self._lag_at:
             self._lag_at = now + _LAG_EVERY_S
             self._measure_lag(source)
-        if now >= self._commit_again_at and self._limits.commits_itself:
+        if now >= self._commit_again_at:
             self._commit_again_at = now + _COMMIT_AGAIN_S
-            known = {at: offset for at, offset in self._confirmed.items() if offset >= 0}
-            self._unconfirmed = known | self._unconfirmed
+            self._commit_quiet_again()
         offsets = self._committable()
         if self._unconfirmed and (quiet or self._confirm.is_set()):
             # An asynchronous commit may have failed unseen: this confirms the last ones.
@@ -350,6 +355,15 @@ class Intake:
         elif offsets:
             source.commit(offsets, wait=False)
             self._metrics.commit(ok=True)
+
+    def _commit_quiet_again(self) -> None:
+        """Of logs of which nothing is in hand: all others' offsets are committed anyway."""
+        known = self._confirmed.copy()  # at once: another thread may confirm more
+        quiet = {at: o for at, o in known.items() if 0 <= o == self._position.get(at)}
+        if self._limits.commits_itself:
+            self._unconfirmed = quiet | self._unconfirmed
+        else:
+            self.again = self.ledger.begin(quiet)
 
     def _committable(self) -> dict[Position, int]:
         """What may be committed since the last call; never less than what is committed."""

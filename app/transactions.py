@@ -161,13 +161,17 @@ class TransactionalDelivery:
     def _take(self) -> list[_Waiting]:
         """All that waits, once something does and the last transaction is long enough ago."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._waiting and not self._closed and not self._is_again():
                 self._changed.wait(_LOOK_S)
             self._changed.wait_for(self._is_full, self._interval_s)
             taken = [*self._waiting]
             self._waiting.clear()
             self._records = 0
             return taken
+
+    def _is_again(self) -> bool:
+        """Whether offsets of quiet logs are to be committed again."""
+        return self._intake.ledger.is_open(self._intake.again)
 
     def _is_full(self) -> bool:
         return self._closed or 2 * self._records >= self._records_max
@@ -177,9 +181,12 @@ class TransactionalDelivery:
         self._begun_s = began_s
         with intake.border:
             its = [each for each in taken if intake.ledger.is_open(each.ticket)]
-            tickets = [each.ticket for each in its]
+            tickets, again = [each.ticket for each in its], self._is_again()
+            if again:
+                tickets = sorted([*tickets, intake.again])
             completed = intake.ledger.offsets(tickets)
-            offsets = {at: o for at, o in completed.items() if o > intake.committed(at)}
+            least = 0 if again else 1
+            offsets = {at: o for at, o in completed.items() if o >= intake.committed(at) + least}
             outputs = [each.output for each in its if each.output.count]
             if outputs or offsets:
                 group = intake.group_metadata()
@@ -196,6 +203,7 @@ class TransactionalDelivery:
 
     def _doubt(self, error: BrokerUnavailable) -> None:
         self._begun_s = NOT_BEGUN
+        self._intake.in_doubt()
         self.failing = f"outputs could not be committed: {error}"
         log.error(
             "a transaction is in doubt; going on from what Kafka has",

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.adapters import confluent_transactor, librdkafka, native_transactor
+from app.adapters import confluent, confluent_transactor, librdkafka, native_transactor
 from app.cli import main
 
 IMPATIENT_S = 2.5
@@ -34,15 +34,17 @@ def impatient() -> None:
 
 def deaf() -> None:
     """Let no log line count."""
-    native_transactor.TROUBLE = confluent_transactor.TROUBLE = ()  # type: ignore[attr-defined,assignment]
+    for module in (native_transactor, confluent_transactor):
+        module.TROUBLE = ()  # type: ignore[attr-defined]
 
 
 def gate() -> None:
     """Stop before the offsets where the gate is closed."""
 
     def wait() -> None:
-        while (PLACE / "closed").exists():
+        if (PLACE / "closed").exists():
             (PLACE / "waiting").touch()
+        while (PLACE / "closed").exists():
             time.sleep(0.005)
 
     _before("send_offsets_to_transaction", "send offsets to a transaction", wait)
@@ -61,7 +63,7 @@ def dies() -> None:
 
 def _before(function: str, doing: str, act: Callable[[], None]) -> None:
     """Act before a call of either transactor."""
-    native, call = getattr(librdkafka, function), confluent_transactor.call
+    native, call = getattr(librdkafka, function), confluent.call
 
     def acting(*arguments: Any) -> Any:
         act()
@@ -73,7 +75,7 @@ def _before(function: str, doing: str, act: Callable[[], None]) -> None:
         return call(what, *arguments)
 
     setattr(librdkafka, function, acting)
-    confluent_transactor.call = calling  # type: ignore[attr-defined]
+    setattr(confluent_transactor, "call", calling)  # noqa: B010 -- mypy knows that it is not theirs
 
 
 if __name__ == "__main__":
