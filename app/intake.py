@@ -81,6 +81,8 @@ class Intake:
         self._left = False
         self._commit_at = 0.0
         self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_S
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called on the thread when another may own a partition that was not released."""
         self.again = 0
         """The ticket of offsets that a transaction is to commit again; see `Ledger.is_open`."""
         self._unconfirmed: dict[Position, int] = {}
@@ -400,6 +402,7 @@ class Intake:
     def revoked(self, partitions: Sequence[Position], *, lost: bool) -> None:
         """See `RebalanceListener.revoked`."""
         self.ledger.released(partitions)
+        was_lost = lost
         if not lost and self._source is not None:
             # On stop `_drain` has waited already, and then closing revokes.
             timeout_s = 0.0 if self._stop.is_set() else self._limits.drain_timeout_s
@@ -411,7 +414,7 @@ class Intake:
             if mine:
                 self._commit_and_wait(self._source, mine)
         if lost and not self._limits.commits_itself:
-            self._drop_all()
+            self._drop_all(_LEAVE_S if was_lost else 0.0)
         unclaimed = {p for _, p in self._unclaimed & set(partitions)}
         self._owner.release(sorted({p for _, p in partitions} - unclaimed), lost=lost)
         self._owner.release(sorted(unclaimed), lost=True)
@@ -422,12 +425,13 @@ class Intake:
                 known.pop(at, None)
         log.info("partitions given up", partitions=sorted({p for _, p in partitions}), lost=lost)
 
-    def _drop_all(self) -> None:
+    def _drop_all(self, timeout_s: float) -> None:
         """Let nothing that is in hand be committed: it goes out with what is ours no longer.
 
         A transaction that does not end in time fails: who owns the state next fences it.
         """
-        held = self.border.acquire(timeout=_LEAVE_S)
+        self.on_lost()
+        held = self.border.acquire(timeout=timeout_s)
         self.ledger.rewound()
         self.go_back()
         if held:

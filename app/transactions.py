@@ -67,15 +67,20 @@ class TransactionalDelivery:
         self._begun_s = NOT_BEGUN
         self._retry_s = _RETRY_FIRST_S
         self._thread = threading.Thread(target=self._run, name="riskwire-commit", daemon=True)
-        self._id = self._next_id()
+        self._id, self._is_stale = "", False
         self.failing = ""
+        intake.on_lost = self._renew
 
-    def _next_id(self) -> str:
-        return f"{self._prefix}.{uuid.uuid4().hex[:12]}"
+    def _renew(self) -> None:
+        """Use another id from the next transaction on; claims write it beside the state."""
+        with self._changed:
+            self._id = f"{self._prefix}.{uuid.uuid4().hex[:12]}"
+            self._is_stale = True
+            self._began(self._id)
 
     def open(self) -> None:
         """See `Deliverer.open`."""
-        self._began(self._id)
+        self._renew()
         self._thread.start()
 
     async def send(self, output: Output, ticket: int) -> bool:
@@ -117,8 +122,8 @@ class TransactionalDelivery:
                 if transactor is None and (transactor := self._opened()) is None:
                     continue
                 taken = self._take()
-                if transactor.is_troubled():
-                    # No transaction is open: the same id will do, and nothing is in doubt.
+                if self._is_stale or transactor.is_troubled():
+                    # No transaction is open: nothing is in doubt, and trouble asks for no other id.
                     self._give_back(taken)
                     transactor.close(0)
                     transactor = None
@@ -138,6 +143,7 @@ class TransactionalDelivery:
 
     def _opened(self) -> Transactor | None:
         """A producer; None after a while where there is none to be had."""
+        self._is_stale = False
         try:
             transactor = self._open_transactor(self._id)
         except BrokerUnavailable as error:
@@ -212,8 +218,7 @@ class TransactionalDelivery:
             retry_s=self._retry_s,
         )
         # The claim finds the old id with the state and fences it, unless nothing is owned.
-        self._id = self._next_id()
-        self._began(self._id)
+        self._renew()
         self._pause()
         if not self._closed:
             self._intake.rewind_and_wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -230,6 +231,30 @@ async def test_what_is_lost_is_committed_by_nobody(bench: Bench) -> None:
     await asyncio.sleep(0.3)
     assert all("1+2" not in names for names, _ in bench.committed())
     assert bench.source.commits.get(AT, 0) <= 1
+
+
+async def test_what_was_lost_is_fenced_and_so_is_its_id_used_no_more(bench: Bench) -> None:
+    """By another, at any time: the next transaction has another id, and no doubt."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.intake.revoked([AT], lost=True)
+    await until(lambda: bench.owner.claims == 2)
+    bench.add(3, 2)
+    await until(lambda: bench.source.commits == {AT: 5})
+    assert len(bench.ids) == len(bench.transactors) == 2
+    assert bench.transactors[0].closed
+    assert _commits(bench, "failed") == 0
+
+
+async def test_a_revoke_waits_no_longer_than_the_drain_time(bench: Bench) -> None:
+    """For a transaction that does not end; then it is the next owner's to fence."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 1)
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await asyncio.to_thread(bench.intake.revoked, [AT], lost=False)
+    assert 1 <= time.monotonic() - began < 2.3
+    assert ([0], True) in bench.owner.released
 
 
 async def test_at_most_so_many_records_wait(bench: Bench) -> None:
