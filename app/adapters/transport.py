@@ -83,6 +83,8 @@ def open_source(settings: Settings, transport: str, listener: RebalanceListener)
     given = {**settings.client_options(), **settings.consumer_options}
     _refuse_fixed(given)
     options = {**CONSUMER_OPTIONS, "group.id": settings.group_id, **given}
+    if settings.static_membership:
+        options["group.instance.id"] = f"{settings.group_id}.{settings.worker_name()}"
     topics, companions = [settings.topic("transactions")], [settings.topic("labels")]
     make = _twins(transport)[0]
     return make(options, topics, listener, settings.batch_records_max, companions)
