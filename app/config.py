@@ -6,6 +6,7 @@ each other here, where they are defined.
 """
 
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -119,6 +120,11 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         "", description="Name of this worker, stable over restarts; empty: the host's name."
     )
+    static_membership: bool = Field(
+        default=False,
+        description="A worker that is back within the session time-out finds its partitions as it "
+        "left them; one that is gone for good is missed only then. RISKWIRE_WORKER_ID must differ.",
+    )
     state_customers_max: int = Field(
         65_536, ge=4096, description="Customers kept in the worker's memory."
     )
@@ -212,6 +218,10 @@ class Settings(BaseSettings):
     def source(self) -> str:
         """Whose logs are in the state, as `Meta.source` says it."""
         return f"group {self.group_id}, topic {self.topic('transactions')}"
+
+    def worker_name(self) -> str:
+        """`worker_id`, or the host's name."""
+        return self.worker_id or socket.gethostname()
 
     def client_options(self) -> dict[str, str]:
         """Options of librdkafka that every client of ours shares."""

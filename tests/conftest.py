@@ -7,6 +7,7 @@ first one, which speaks for all.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from app.adapters.openmp import provide
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 NOT_HERE = "is not to be had on this machine"
 SERVERS = pytest.StashKey[dict[str, str]]()
+FIGURES = pytest.StashKey[dict[str, str]]()
+SHARED = (LEFT_OUT, SERVERS, FIGURES)
 
 # No deadline: a slow example on a shared machine is no defect.
 settings.register_profile("riskwire", deadline=None)
@@ -30,11 +33,18 @@ def left_out(config: pytest.Config, what: str, why: str) -> BaseException:
     return pytest.skip.Exception(f"{what} {NOT_HERE}: {why}")
 
 
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says what a test has measured, at the end of the run."""
+    figures = request.config.stash.setdefault(FIGURES, {})
+    return lambda said: figures.update({said: ""})
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With CI=true, a run that left tests out has failed."""
     stash = session.config.stash
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["found"] = [stash.get(key, {}) for key in (LEFT_OUT, SERVERS)]
+        session.config.workeroutput["found"] = [stash.get(key, {}) for key in SHARED]
     elif stash.get(LEFT_OUT, {}) and os.environ.get("CI") == "true":
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -42,18 +52,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Know what one of several processes left out, and which servers it had."""
-    for key, found in zip(
-        (LEFT_OUT, SERVERS), getattr(node, "workeroutput", {}).get("found", ()), strict=False
-    ):
+    for key, found in zip(SHARED, getattr(node, "workeroutput", {}).get("found", ()), strict=False):
         node.config.stash.setdefault(key, {}).update(found)
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Name the servers that were used, then the banner."""
+    """Name the servers that were used and what was measured, then the banner."""
     for what, kind in config.stash.get(SERVERS, {}).items():
         terminalreporter.line(f"{what}: {kind}")
+    for figure in config.stash.get(FIGURES, {}):
+        terminalreporter.line(figure)
     left_out = config.stash.get(LEFT_OUT, {})
     if not left_out:
         return

@@ -57,6 +57,21 @@ async def test_a_release_after_a_flush_that_broke_off(bench: Bench) -> None:
     assert (meta.next_offset, len(bench.store.rows(1))) in [((3, 0), 4), ((0, 0), 0)]
 
 
+async def test_older_state_than_ours_gets_no_live_worker_fenced(bench: Bench) -> None:
+    """Redis went back to when another owned what we hold: he may be at work on something else."""
+    one = bench.owner("w1")
+    one.its.transactional_id = "g.w1.b"
+    await one.own(0)
+    other = Meta(PARTITIONS, 0, "w2", released=False, transactional_id="g.w2.live")
+    bench.store.put(0, other)
+    await one.own(0)
+    assert bench.fenced == []
+    await one.release(0, lost=True)
+    bench.store.put(0, other)
+    await one.own(0)
+    assert bench.fenced == ["g.w2.live"]
+
+
 async def test_a_claim_whose_answer_was_lost_and_a_flush(bench: Bench) -> None:
     """Everything is claimed again after go_back; the epoch in Redis is our own."""
     one = bench.owner("w1")
