@@ -135,10 +135,11 @@ class Intake:
     async def confirmed(self, offsets: Mapping[Position, int], still: Callable[[], bool]) -> bool:
         """Wait until these next offsets are committed for certain; False once `still` says no.
 
-        All that was begun by now is acknowledged then.
+        All that was begun by now is acknowledged then. False also while it goes back: what a rewind
+        has dropped is not open any more, but it is not committed either.
         """
         ticket = self.ledger.last_ticket
-        while not self._ended and still():
+        while not self._ended and not self._is_going_back and still():
             met = all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items())
             if met and self.ledger.is_done(ticket):
                 return True
@@ -414,8 +415,8 @@ class Intake:
         A transaction that does not end in time fails: who owns the state next fences it.
         """
         held = self.border.acquire(timeout=_LEAVE_S)
+        self.go_back()  # first: nobody may take what is dropped for done
         self.ledger.rewound()
-        self.go_back()
         if held:
             self.border.release()
 

@@ -89,7 +89,8 @@ class Faults:
     def _stop(self) -> None:
         host = self._one()
         host.stop()
-        self._world.after(self._world.between(100_000, SESSION_US), host.start)
+        us = self._world.between(100_000, SESSION_US)
+        self._world.after(us, lambda: self.is_over or host.start())
 
     def _cut(self) -> None:
         process = self._one().process
