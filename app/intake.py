@@ -122,11 +122,14 @@ class Intake:
         """
         await asyncio.to_thread(self.rewind_and_wait)
 
-    def rewind_and_wait(self) -> None:
-        """`rewind`, for a thread of its own."""
+    def rewind_and_wait(self) -> bool:
+        """`rewind`, for a thread of its own; False if the consumer's thread ended before."""
         self.go_back()
-        while self._is_going_back and not self._ended:
+        while self._is_going_back:
+            if self._ended:
+                return False
             time.sleep(_REWIND_POLL_S)
+        return True
 
     def hold(self, logs: set[Position]) -> None:
         """Read no more of these logs, and of all others again, from the next poll on."""

@@ -128,7 +128,8 @@ class TransactionalDelivery:
                 except BrokerUnavailable as error:
                     transactor.close(0)
                     transactor = None
-                    self._doubt(error)
+                    if not self._doubt(error):
+                        break
         except BaseException as fault:  # noqa: BLE001 -- the event loop raises it
             self._fault = fault
             self._intake.fail(fault)
@@ -194,7 +195,12 @@ class TransactionalDelivery:
         took_s = time.monotonic() - began_s
         self._interval_s = min(max(took_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
 
-    def _doubt(self, error: BrokerUnavailable) -> None:
+    def _doubt(self, error: BrokerUnavailable) -> bool:
+        """Go on under a new id from what Kafka has; False if nothing may be committed any more.
+
+        Who stops goes back no more. What waits comes after what is in doubt: it would commit
+        offsets beyond it, while nobody has fenced the id.
+        """
         self._begun_s = NOT_BEGUN
         self.failing = f"outputs could not be committed: {error}"
         log.error(
@@ -207,5 +213,4 @@ class TransactionalDelivery:
         self._id = self._next_id()
         self._began(self._id)
         self._pause()
-        if not self._closed:
-            self._intake.rewind_and_wait()
+        return not self._closed and self._intake.rewind_and_wait()
