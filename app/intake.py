@@ -135,13 +135,15 @@ class Intake:
         """Read no more of these logs, and of all others again, from the next poll on."""
         self._wanted_held = frozenset(logs)
 
-    async def confirmed(self, offsets: Mapping[Position, int], still: Callable[[], bool]) -> bool:
+    async def confirmed(
+        self, offsets: Mapping[Position, int], still: Callable[[], bool], *, but_one: bool = False
+    ) -> bool:
         """Wait until these next offsets are committed for certain; False once `still` says no.
 
-        All that was begun by now is acknowledged then. False also while it goes back: what a rewind
-        has dropped is not open any more, but it is not committed either.
+        All that was begun by now, or all `but_one`, is acknowledged then. False also while it goes
+        back: what a rewind has dropped is not open any more, but it is not committed either.
         """
-        ticket = self.ledger.last_ticket
+        ticket = self.ledger.last_ticket - but_one
         while not self._ended and not self._is_going_back and still():
             met = all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items())
             if met and self.ledger.is_done(ticket):

@@ -366,13 +366,19 @@ class SimulatedWatermarks:
         self._connection = connection
 
     async def read(self, starts: Mapping[int, int]) -> dict[int, tuple[list[Watermark], int]]:
-        """See `WatermarkLog.read`."""
+        """See `WatermarkLog.read`.
+
+        What is decided is read, also where its markers are still being written: else a mark that
+        was committed a moment ago would be missed by the worker that goes back at that moment.
+        """
         its, connection = self._connection.world, self._connection
         await asyncio.sleep(its.between(1, 2 * WAY_US_MAX) / 1e6)
         if connection.is_down or its.chance(connection.network.lost):
             await asyncio.sleep(its.between(1_000, REQUEST_US) / 1e6)
             raise BrokerUnavailable("nothing is heard of the watermarks' end")
         found = {}
+        while connection.cluster.is_marking():
+            await asyncio.sleep(RETRY_US / 1e6)
         for p, at in starts.items():
             log = connection.cluster.log((WATERMARKS, p))
             marks = [parse(value, GROUP) for _, value in log.committed(at)]

@@ -24,7 +24,7 @@ from app.enrich import Enrich
 from app.labels import decode_labels, label_writers
 from app.ledger import Position
 from app.live import Live
-from app.meta import Meta
+from app.meta import Meta, Pair
 from app.records import Ragged, RecordBatch
 from app.simulation.concurrency import EPOCH_US
 from app.watermarks import Watermark
@@ -60,14 +60,10 @@ class Data:
 
 @dataclass(slots=True, eq=False)
 class Expected:
-    """By topic and partition: offsets that are rejected; by partition and offset: vector hashes.
-
-    `blobs` are what Redis holds in the end, but for the metas.
-    """
+    """By topic and partition: offsets that are rejected; by partition and offset: vector hashes."""
 
     rejects: dict[Position, set[int]]
     hashes: dict[tuple[int, int], int]
-    blobs: dict[bytes, bytes]
 
 
 @lru_cache(POOL)
@@ -126,24 +122,34 @@ def batch(topic: str, rows: Sequence[tuple[int, int, tuple[bytes, bytes]]], now:
 
 
 Marks = tuple[tuple[int, Watermark], ...]
+"""What was declared of partitions."""
 
 
 @lru_cache(4 * POOL)
 def expected(number: int, marks: Marks) -> Expected:
-    """What must come of logs, where these watermarks were declared of partitions."""
+    """What must come of logs, where these watermarks were declared."""
     its = data(number)
-    found = Expected({at: set() for at in its.rows}, {}, {})
+    found = Expected({at: set() for at in its.rows}, {})
     for p in range(PARTITIONS):
-        live, enrich = _whole(marks)
+        _, enrich = _whole(marks)
         for other in range(PARTITIONS):
-            _learn(enrich, its, other, found)
+            found.rejects[TOPICS[LABELS], other] = _learn(enrich, its, other)
         # Of its own partition a payment sees what came before it, of the others all.
         for other in [*(q for q in range(PARTITIONS) if q != p), p]:
-            hashes = _pay(enrich, its, other, found)
+            rejects, hashes = _pay(enrich, its, other)
+        found.rejects[TOPICS[TRANSACTIONS], p] = rejects
         found.hashes |= hashes
-    for image in live.freeze():
-        found.blobs |= dict(image.pairs)
     return found
+
+
+@lru_cache(4 * POOL)
+def blobs(number: int, marks: Marks, partition: int, ends: Pair) -> Mapping[bytes, bytes]:
+    """What Redis holds of a partition once its logs are in the state up to these offsets."""
+    live, enrich = _whole(marks)
+    _learn(enrich, data(number), partition, ends[LABELS])
+    _pay(enrich, data(number), partition, ends[TRANSACTIONS])
+    [image] = live.freeze([partition])
+    return dict(image.pairs)
 
 
 def _whole(marks: Marks) -> tuple[Live, Enrich]:
@@ -161,32 +167,29 @@ def _whole(marks: Marks) -> tuple[Live, Enrich]:
     return live, Enrich(live, store, lambda: EPOCH_US, Backoff(), flush)
 
 
-def _records(its: Data, topic: str, p: int) -> RecordBatch | None:
-    rows = [(p, i, row) for i, row in enumerate(its.rows[topic, p]) if row is not None]
+def _records(its: Data, topic: str, p: int, end: int | None) -> RecordBatch | None:
+    rows = [(p, i, row) for i, row in enumerate(its.rows[topic, p][:end]) if row is not None]
     return batch(topic, rows, EPOCH_US) if rows else None
 
 
-def _learn(enrich: Enrich, its: Data, p: int, found: Expected) -> None:
-    if (records := _records(its, TOPICS[LABELS], p)) is None:
-        return
-    its_labels = decode_labels(records, label_writers(), LIMITS)
-    found.rejects[TOPICS[LABELS], p] = {
-        int(records.offset[reject.row]) for reject in its_labels.rejects
-    }
-    _without_waiting(enrich.learn(records, its_labels.labels))
+def _learn(enrich: Enrich, its: Data, p: int, end: int | None = None) -> set[int]:
+    if (records := _records(its, TOPICS[LABELS], p, end)) is None:
+        return set()
+    found = decode_labels(records, label_writers(), LIMITS)
+    _without_waiting(enrich.learn(records, found.labels))
+    return {int(records.offset[reject.row]) for reject in found.rejects}
 
 
-def _pay(enrich: Enrich, its: Data, p: int, found: Expected) -> dict[tuple[int, int], int]:
-    if (records := _records(its, TOPICS[TRANSACTIONS], p)) is None:
-        return {}
-    decoded = decode.decode(records, decode.Writers(), LIMITS)
-    found.rejects[TOPICS[TRANSACTIONS], p] = {
-        int(records.offset[reject.row]) for reject in decoded.rejects
-    }
-    matrix, _ = _without_waiting(enrich.vectors(records, decoded.transactions))
-    offsets = decoded.transactions.offset.tolist()
-    hashes = vector_hash(matrix).tolist()
-    return {(p, offset): hashed for offset, hashed in zip(offsets, hashes, strict=True)}
+def _pay(
+    enrich: Enrich, its: Data, p: int, end: int | None = None
+) -> tuple[set[int], dict[tuple[int, int], int]]:
+    if (records := _records(its, TOPICS[TRANSACTIONS], p, end)) is None:
+        return set(), {}
+    found = decode.decode(records, decode.Writers(), LIMITS)
+    matrix, _ = _without_waiting(enrich.vectors(records, found.transactions))
+    places = [(p, offset) for offset in found.transactions.offset.tolist()]
+    rejects = {int(records.offset[reject.row]) for reject in found.rejects}
+    return rejects, dict(zip(places, vector_hash(matrix).tolist(), strict=True))
 
 
 def _without_waiting(work: Coroutine[Any, Any, T]) -> T:
@@ -202,8 +205,3 @@ def _without_waiting(work: Coroutine[Any, Any, T]) -> T:
 def namespace() -> str:
     """What stands in front of the keys of the state."""
     return Live(TIMING, PARTITIONS, 1, PARTITIONS).namespace
-
-
-def partition_of(blobs: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Blobs without the metas."""
-    return {key: value for key, value in blobs.items() if not key.endswith(b":meta")}

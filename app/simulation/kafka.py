@@ -120,11 +120,6 @@ class Cluster:
         self.world.note("kafka", "init", transactional_id, producer.epoch)
         return producer.epoch
 
-    def is_busy(self, transactional_id: str) -> bool:
-        """Whether markers of an id's last transaction are still to be written."""
-        producer = self.producers.get(transactional_id)
-        return producer is not None and _unfinished(producer)
-
     def produce(
         self, transactional_id: str, epoch: int, records: Sequence[tuple[Position, Any]]
     ) -> None:
@@ -199,6 +194,10 @@ class Cluster:
             if commit:
                 self.offsets[at] = offset
         self._tell()
+
+    def is_marking(self) -> bool:
+        """Whether a decided transaction's markers are still to be written."""
+        return any(_unfinished(producer) for producer in self.producers.values())
 
     def open_transactions(self) -> list[str]:
         """The ids of which a transaction is open."""

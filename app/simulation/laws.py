@@ -28,8 +28,9 @@ from app.simulation.data import (
     Data,
     Expected,
     Marks,
+    blobs,
+    data,
     expected,
-    partition_of,
 )
 from app.simulation.kafka import Cluster
 from app.simulation.store import Server
@@ -42,10 +43,11 @@ _SCORE, _ALERT = schemas.load("risk_score"), schemas.load("risk_alert")
 def broken(number: int, its: Data, cluster: Cluster, server: Server, space: str) -> Iterator[str]:
     """Every law that does not hold at the end, in words."""
     yield from _committed(its, cluster)
-    want = expected(number, _marks(cluster))
+    marks = _marks(cluster)
+    want = expected(number, marks)
     for p in range(PARTITIONS):
         yield from _outputs(p, its, cluster, want)
-    yield from _state(its, server, want, space)
+        yield from _state(number, marks, p, server, space)
     if left := cluster.open_transactions():
         yield f"C10: transactions are open: {left}"
 
@@ -112,18 +114,18 @@ def _one_each(what: str, found: list[int], wanted: set[int]) -> Iterator[str]:
         yield f"C2: {what} are doubled: {sorted(found)}"
 
 
-def _state(its: Data, server: Server, want: Expected, space: str) -> Iterator[str]:
-    last = ends(its)
-    for p in range(PARTITIONS):
-        meta = Meta.parse(server.blobs.get(meta_key(space, p)))
-        wanted = (last[TOPICS[0], p], last[TOPICS[1], p])
-        if meta is None or meta.next_offset != wanted:
-            yield f"C6: the state of partition {p} is at {meta and meta.next_offset}, not {wanted}"
-            return
-    found = partition_of(server.blobs)
-    for key in sorted(found.keys() | want.blobs.keys()):
-        if found.get(key) != want.blobs.get(key):
-            yield f"C6: {key!r} is not what a recomputation gives"
+def _state(number: int, marks: Marks, p: int, server: Server, space: str) -> Iterator[str]:
+    guard = meta_key(space, p)
+    meta = Meta.parse(server.blobs.get(guard))
+    prefix = guard.removesuffix(b"meta")
+    found = {k: v for k, v in server.blobs.items() if k.startswith(prefix) and k != guard}
+    wanted = {} if meta is None else blobs(number, marks, p, meta.next_offset)
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            yield f"C6: {key!r} is not what a recomputation up to {meta and meta.next_offset} gives"
+    last = ends(data(number))
+    if not server.losses and meta and meta.next_offset != (last[TOPICS[0], p], last[TOPICS[1], p]):
+        yield f"C6: the state of partition {p} was left at {meta.next_offset}"
 
 
 def _decoded(schema: schemas.Schema, value: bytes) -> dict[str, Any]:

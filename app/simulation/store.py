@@ -28,7 +28,7 @@ class Server:
         self.blobs: dict[bytes, bytes] = {}
         self.away = False
         self.lost = self.answer_lost = self.late = 0.0
-        self.starts = 0
+        self.starts = self.losses = 0
         self._touched: dict[bytes, int] = {}
         self._clock = 0
         self._snapshots: list[dict[bytes, bytes]] = [{}]
@@ -40,6 +40,7 @@ class Server:
     def restart(self, *, age: int | None = 0) -> None:
         """Crash and come back; as of so many snapshots ago, empty for None, or 0 with all."""
         self.starts += 1
+        self.losses += age != 0
         if age is None:
             self.blobs = {}
         elif age:
