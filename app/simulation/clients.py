@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
 from app.errors import BrokerUnavailable
 from app.ledger import Position
 from app.ports import RebalanceListener
-from app.records import Outbound, Ragged, RecordBatch
+from app.records import Outbound, RecordBatch
 from app.simulation.concurrency import now_us
-from app.simulation.data import TOPICS, WATERMARKS
+from app.simulation.data import TOPICS, WATERMARKS, batch
 from app.simulation.group import Group
 from app.simulation.kafka import REFUSED, Cluster
 from app.simulation.world import Process, Task, World
@@ -216,7 +214,7 @@ class SimulatedSource:
             if rows:
                 for p, offset, _ in rows:
                     self._positions[topic, p] = offset + 1
-                batches.append(_batch(topic, rows))
+                batches.append(batch(topic, rows, now_us()))
         return batches
 
     def assignment(self) -> set[Position]:
@@ -270,21 +268,6 @@ class SimulatedSource:
         self._closed = True
         if not self._connection.is_down and self._world.current is not None:
             self._group.leave(self)
-
-
-def _batch(topic: str, rows: Sequence[tuple[int, int, Any]]) -> RecordBatch:
-    n = len(rows)
-    return RecordBatch(
-        topic,
-        np.array([p for p, _, _ in rows], np.int32),
-        np.array([offset for _, offset, _ in rows], np.int64),
-        np.full(n, now_us() // 1000, np.int64),
-        np.full(n, 2, np.int8),
-        Ragged.of([key for _, _, (key, _) in rows]),
-        Ragged.of([value for _, _, (_, value) in rows]),
-        Ragged.of([b""] * n),
-        now_us(),
-    )
 
 
 class SimulatedTransactor:

@@ -36,10 +36,12 @@ from features.xxh64 import vector_hash
 TOPICS = ("transactions", "labels")
 SCORES, ALERTS, LETTERS, WATERMARKS = "scores", "alerts", "dead-letters", "watermarks"
 PARTITIONS = 2
-TIMING = Timing(800_000, 1_600_000)
+TIMING = Timing(1_000_000, 2_000_000)
 """Short, so that logs become quiet, and are declared so, within a simulation."""
 LIMITS = decode.Limits(1 << 16, 16, 1 << 12, 10 * 365 * DAY_US)
 POOL = 48
+WRITERS, LABEL_WRITERS = decode.Writers(), label_writers()
+"""Nobody adds to them: there is no registry."""
 HOLES, POISON = 0.06, 0.06
 T = TypeVar("T")
 
@@ -105,7 +107,9 @@ def _encoded(name: str, fields: dict[str, Any]) -> bytes:
     return schema.single_object_header + value.getvalue()
 
 
-def batch(topic: str, rows: Sequence[tuple[int, int, tuple[bytes, bytes]]], now: int) -> RecordBatch:
+def batch(
+    topic: str, rows: Sequence[tuple[int, int, tuple[bytes, bytes]]], now: int
+) -> RecordBatch:
     """Records by (partition, offset, (key, value)), polled now."""
     n = len(rows)
     return RecordBatch(
@@ -175,7 +179,7 @@ def _records(its: Data, topic: str, p: int, end: int | None) -> RecordBatch | No
 def _learn(enrich: Enrich, its: Data, p: int, end: int | None = None) -> set[int]:
     if (records := _records(its, TOPICS[LABELS], p, end)) is None:
         return set()
-    found = decode_labels(records, label_writers(), LIMITS)
+    found = decode_labels(records, LABEL_WRITERS, LIMITS)
     _without_waiting(enrich.learn(records, found.labels))
     return {int(records.offset[reject.row]) for reject in found.rejects}
 
@@ -185,7 +189,7 @@ def _pay(
 ) -> tuple[set[int], dict[tuple[int, int], int]]:
     if (records := _records(its, TOPICS[TRANSACTIONS], p, end)) is None:
         return set(), {}
-    found = decode.decode(records, decode.Writers(), LIMITS)
+    found = decode.decode(records, WRITERS, LIMITS)
     matrix, _ = _without_waiting(enrich.vectors(records, found.transactions))
     places = [(p, offset) for offset in found.transactions.offset.tolist()]
     rejects = {int(records.offset[reject.row]) for reject in found.rejects}

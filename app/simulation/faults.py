@@ -12,7 +12,7 @@ from app.simulation.store import Server
 from app.simulation.workers import Host
 from app.simulation.world import World
 
-FAULTS_US = 5_000_000
+FAULTS_US = 4_000_000
 SHARES = (0.002, 0.01, 0.05)
 
 

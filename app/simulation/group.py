@@ -121,9 +121,7 @@ class Group:
         if client.process.is_dead or client.member != member or generation != self.generation:
             return
         if client.process.is_silent:
-            self.world.after(
-                HEARTBEAT_US, self._sync, client, member, generation, set(partitions)
-            )
+            self.world.after(HEARTBEAT_US, self._sync, client, member, generation, set(partitions))
             return
         client.synced(generation, set(partitions))
 

@@ -181,7 +181,9 @@ class Cluster:
         self.world.note("kafka", "decided", commit, sorted(outcome.offsets.items()))
         for at, offset in outcome.offsets.items() if commit else ():
             if offset < self.decided.get(at, 0):
-                self.world.fault(f"the offset of {at} goes back from {self.decided[at]} to {offset}")
+                self.world.fault(
+                    f"the offset of {at} goes back from {self.decided[at]} to {offset}"
+                )
             self.decided[at] = offset
         self.world.after(self.world.between(0, MARKERS_US_MAX), self._mark, outcome, commit)
 

@@ -1,7 +1,6 @@
 """One seed from begin to end: the same seed gives the same trace and the same verdict."""
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from app.simulation.store import Server
 from app.simulation.workers import Host, Knobs
 from app.simulation.world import Stuck, World
 
-PRODUCED_US = 4_000_000
+PRODUCED_US = 3_200_000
 HEALED_US = 90_000_000
 """All that was produced must be committed so long after the last fault, at the latest."""
 STOP_US = 10_000_000
@@ -84,7 +83,9 @@ def _run(world: World) -> Iterator[str]:
         for host in hosts:
             host.stop()
         stopped_us = world.now_us + STOP_US
-        if not world.run(lambda: all(h.process is None or h.process.is_dead for h in hosts), stopped_us):
+        if not world.run(
+            lambda: all(h.process is None or h.process.is_dead for h in hosts), stopped_us
+        ):
             yield "liveness: a worker does not stop"
             return
         world.run(lambda: not cluster.open_transactions(), world.now_us + STOP_US)
@@ -111,8 +112,3 @@ def simulate_many(seeds: Iterable[int], workers: int) -> Iterator[Verdict]:
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         yield from pool.map(simulate, seeds, chunksize=25)
-
-
-def seconds(began: float) -> float:
-    """Since then, on the real clock."""
-    return time.monotonic() - began

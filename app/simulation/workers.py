@@ -19,7 +19,6 @@ from app.emit import Route
 from app.enrich import Enrich
 from app.errors import BrokerUnavailable
 from app.intake import Intake, IntakeLimits
-from app.labels import label_writers
 from app.ledger import Ledger
 from app.live import Live, StateError
 from app.metrics import Metrics
@@ -36,6 +35,7 @@ from app.simulation.clients import (
 from app.simulation.concurrency import Loop, now_us
 from app.simulation.data import (
     ALERTS,
+    LABEL_WRITERS,
     LETTERS,
     LIMITS,
     PARTITIONS,
@@ -43,6 +43,7 @@ from app.simulation.data import (
     TIMING,
     TOPICS,
     WATERMARKS,
+    WRITERS,
 )
 from app.simulation.group import Group
 from app.simulation.kafka import Cluster
@@ -139,9 +140,11 @@ class Host:
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
         await worker.drain()
         working.cancel()
-        [error, _] = await asyncio.gather(working, stopping, return_exceptions=True) if (
-            stopping.done()
-        ) else [working.exception() if not working.cancelled() else None, None]
+        [error, _] = (
+            await asyncio.gather(working, stopping, return_exceptions=True)
+            if (stopping.done())
+            else [working.exception() if not working.cancelled() else None, None]
+        )
         self._ended(process, error)
 
     async def _work(self, worker: Worker) -> None:
@@ -171,7 +174,7 @@ class Host:
         )  # fmt: skip
         parts = Parts(
             decode=decode.decode,
-            writers=decode.Writers(),
+            writers=WRITERS,
             limits=LIMITS,
             registry=MemoryRegistry(),
             enrich=Enrich(live, store, now_us, ownership.backoff, ownership.make_room),
@@ -197,7 +200,7 @@ class Host:
         delivery = TransactionalDelivery(
             transactor, intake, f"{GROUP}.{self.name}", began, knobs.inflight_records_max
         )
-        labels = LabelParts(TOPICS[1], label_writers())
+        labels = LabelParts(TOPICS[1], LABEL_WRITERS)
         worker = Worker(parts, metrics, intake, ownership, labels, delivery)
         ownership.announcer = Announcements(delivery, intake, WATERMARKS, GROUP, TOPICS)
         return worker
