@@ -128,23 +128,29 @@ class Intake:
         """
         await asyncio.to_thread(self.rewind_and_wait)
 
-    def rewind_and_wait(self) -> None:
-        """`rewind`, for a thread of its own."""
+    def rewind_and_wait(self) -> bool:
+        """`rewind`, for a thread of its own; False if the consumer's thread ended before."""
         self.go_back()
-        while self._is_going_back and not self._ended:
+        while self._is_going_back:
+            if self._ended:
+                return False
             time.sleep(_REWIND_POLL_S)
+        return True
 
     def hold(self, logs: set[Position]) -> None:
         """Read no more of these logs, and of all others again, from the next poll on."""
         self._wanted_held = frozenset(logs)
 
-    async def confirmed(self, offsets: Mapping[Position, int], still: Callable[[], bool]) -> bool:
+    async def confirmed(
+        self, offsets: Mapping[Position, int], still: Callable[[], bool], *, but_one: bool = False
+    ) -> bool:
         """Wait until these next offsets are committed for certain; False once `still` says no.
 
-        All that was begun by now is acknowledged then.
+        All that was begun by now, or all `but_one`, is acknowledged then. False also while it goes
+        back: what a rewind has dropped is not open any more, but it is not committed either.
         """
-        ticket = self.ledger.last_ticket
-        while not self._ended and still():
+        ticket = self.ledger.last_ticket - but_one
+        while not self._ended and not self._is_going_back and still():
             met = all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items())
             if met and self.ledger.is_done(ticket):
                 return True
@@ -434,8 +440,8 @@ class Intake:
         A transaction that does not end in time fails: who owns the state next fences it.
         """
         held = self.border.acquire(timeout=timeout_s)
+        self.go_back()  # first: nobody may take what is dropped for done
         self.ledger.rewound()
-        self.go_back()
         if held:
             self.border.release()
 

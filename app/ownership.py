@@ -380,7 +380,8 @@ class Ownership:
 
             began = time.perf_counter()
             try:
-                if await self._must_commits().confirmed(offsets, still):
+                # A batch that waits for room is begun, but nothing of it is in the images.
+                if await self._must_commits().confirmed(offsets, still, but_one=self._making_room):
                     for image in images:
                         if image.before != image.after:
                             await self._write(image)
@@ -441,10 +442,12 @@ class Ownership:
         What is declared holds at once. Its ticket is older than those of all outputs that rest on
         it, so that committed offsets stand for what the topic says too.
         """
-        if self.announcer is None or self._making_room:
-            return  # a batch that waits for room has an older ticket
+        if self.announcer is None:
+            return
         now_us, lateness_us = self._clock(), self.live.timing.lateness_us
         async with self.lock:
+            if self._making_room:
+                return  # the batch that waits for room has an older ticket
             ends, declared = self._must_commits().at_end(), []
             for (log_, partition), offset in self.live.next_offset.items():
                 last, since_us = self._quiet.get((log_, partition), (-1, 0))

@@ -105,10 +105,15 @@ class Commits(Protocol):
     """What is known of the consumer's commits and places."""
 
     async def confirmed(
-        self, offsets: Mapping[tuple[str, int], int], still: Callable[[], bool]
+        self,
+        offsets: Mapping[tuple[str, int], int],
+        still: Callable[[], bool],
+        *,
+        but_one: bool = False,
     ) -> bool:
         """Wait until these next offsets are committed, and outputs begun by now acknowledged.
 
+        Without those of the last one that was begun if `but_one`: whose batch waits for room.
         False once `still` says no.
         """
 

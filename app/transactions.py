@@ -136,7 +136,8 @@ class TransactionalDelivery:
                 except BrokerUnavailable as error:
                     transactor.close(0)
                     transactor = None
-                    self._doubt(error)
+                    if not self._doubt(error):
+                        break
         except BaseException as fault:  # noqa: BLE001 -- the event loop raises it
             self._fault = fault
             self._intake.fail(fault)
@@ -210,7 +211,12 @@ class TransactionalDelivery:
         took_s = time.monotonic() - began_s
         self._interval_s = min(max(took_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
 
-    def _doubt(self, error: BrokerUnavailable) -> None:
+    def _doubt(self, error: BrokerUnavailable) -> bool:
+        """Go on under a new id from what Kafka has; False if nothing may be committed any more.
+
+        Who stops goes back no more. What waits comes after what is in doubt: it would commit
+        offsets beyond it, while nobody has fenced the id.
+        """
         self._begun_s = NOT_BEGUN
         self._intake.in_doubt()
         self.failing = f"outputs could not be committed: {error}"
@@ -223,5 +229,4 @@ class TransactionalDelivery:
         # The claim finds the old id with the state and fences it, unless nothing is owned.
         self.renew()
         self._pause()
-        if not self._closed:
-            self._intake.rewind_and_wait()
+        return not self._closed and self._intake.rewind_and_wait()

@@ -47,7 +47,9 @@ class Known:
         self.refuses, self.gone_back = False, 0
         self.tasks: list[asyncio.Future[None]] = []
 
-    async def confirmed(self, offsets: Mapping[Position, int], still: Callable[[], bool]) -> bool:
+    async def confirmed(
+        self, offsets: Mapping[Position, int], still: Callable[[], bool], *, but_one: bool = False
+    ) -> bool:
         """See `Commits.confirmed`; False at once if it `refuses`."""
         self.asked.append(dict(offsets))
         async with asyncio.timeout(5):
