@@ -188,7 +188,7 @@ class Worker:
             ]
         )
         records = record_batch(self._places(TRANSACTIONS, rows))
-        matrix, provisional = await self.enrich.vectors(records, its)
+        matrix, provisional, _ = await self.enrich.vectors(records, its)
         self.stream.check(rows, matrix, provisional)
         return len(rows)
 
