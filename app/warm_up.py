@@ -44,7 +44,7 @@ async def warm_up(parts: Parts) -> None:
         meta = Meta(1, next_offset=(first, first))
         store.blobs[meta_key(live.namespace, 0)] = meta.encode()
         live.adopt(0, meta, (0, 0))
-        enrich = dataclasses.replace(parts.enrich, live=live, store=store)
+        enrich = dataclasses.replace(parts.enrich, live=live, store=store, outage=None)
         now = dataclasses.replace(parts, enrich=enrich, shedding=Shedding(1, level=level))
         await process(_records("warm-up", [good, b"broken"], first, now_us), now)
         outcomes = [_encoded("fraud_label", label), b"broken"]
