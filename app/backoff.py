@@ -27,6 +27,7 @@ class Backoff:
     def __init__(self) -> None:
         """Start with everything there."""
         self.away: dict[str, str] = {}
+        self.longest_s = _LONGEST_S
 
     async def until_available(
         self,
@@ -48,7 +49,7 @@ class Backoff:
                     log.warning(goes, error=str(error), waited_s=waited_s)
                 self.away[name] = str(error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter
-                pause_s = min(2 * pause_s, _LONGEST_S)
+                pause_s = min(2 * pause_s, self.longest_s)
             else:
                 if self.away.pop(name, None):
                     log.info(comes, waited_s=round(time.monotonic() - began, 1))

@@ -2,6 +2,7 @@
 
 A batch of one record costs nearly as much as one of a hundred. So nothing waits while traffic is
 quiet, and as soon as the linger would bring company it is paid. The clock comes in as an argument.
+A batch has a bound in bytes too, or large records would fill the memory (`ByteBound`).
 """
 
 from dataclasses import dataclass, field
@@ -34,3 +35,27 @@ class BatchPolicy:
         cause = "size" if records >= self.records_max else "linger" if linger_ms else "quiet"
         self.closed_by[cause] += 1
         return cause
+
+
+@dataclass(slots=True)
+class ByteBound:
+    """How many records a batch may ask for at a time, so that it ends at about `bytes_max`.
+
+    Sizes are known once records are there: what comes is taken to be no larger than the largest
+    of late. A batch exceeds its bound where that is wrong, by what the client has fetched at most.
+    """
+
+    bytes_max: int
+    _largest: int = 1
+    _bytes: int = 0
+
+    def begin(self) -> None:
+        """A new batch."""
+        self._largest, self._bytes = max(1, self._largest // 2), 0
+
+    def more(self, total: int, largest: int, records: int) -> int:
+        """How many of `records` more to ask for, where so many bytes came last; 0: it is full."""
+        self._bytes += total
+        self._largest = max(self._largest, largest)
+        left = self.bytes_max - self._bytes
+        return min(records, max(1, left // self._largest)) if left > 0 else 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app import cli_models, simulation_cli, state_cli
+from app import bench_overload_cli, cli_models, simulation_cli, state_cli
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ app.add_typer(bench, name="bench")
 cli_models.add(app)
 state_cli.add(app)
 simulation_cli.add(app)
+bench_overload_cli.add(bench)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]

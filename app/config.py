@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     redis_timeout_ms: int = Field(
         1000, ge=1, description="Longest wait for one reply of Redis before it counts as away."
     )
+    redis_away: Literal["hold", "degrade"] = Field(
+        "hold",
+        description="hold: scoring waits until Redis answers. degrade: what is not in memory takes "
+        "the features' defaults and the score says so; new partitions wait all the same. Replays "
+        "(RISKWIRE_ALIGNMENT=wait) always hold.",
+    )
+    degrade_after_ms: int = Field(
+        200, ge=1, le=60_000, description="With degrade: longest wait for Redis before that."
+    )
     schema_registry_url: str = Field(
         "", description="Confluent-compatible schema registry; empty: Avro single-object encoding."
     )
@@ -107,8 +116,35 @@ class Settings(BaseSettings):
         le=64,
         description="Micro-batches that may wait between the consumer thread and the pipeline.",
     )
+    queue_bytes_max: int = Field(
+        33_554_432,
+        ge=1_048_576,
+        le=1_073_741_824,
+        description="Bytes of keys, values and headers in those micro-batches, each of which ends "
+        "at its share; and in librdkafka's fetch queue before them.",
+    )
     inflight_records_max: int = Field(
         200_000, ge=1000, description="Outbound records that may wait for acknowledgement."
+    )
+    inflight_bytes_max: int = Field(
+        67_108_864,
+        ge=1_048_576,
+        le=1_073_741_824,
+        description="Bytes of outbound records, and of what they are made of, that may wait for "
+        "it; in transactions as many again.",
+    )
+    shed_after_ms: int = Field(
+        0,
+        ge=0,
+        le=3_600_000,
+        description="Age of the oldest unscored record from which terminals' features are left "
+        "out, and twice that from which no model runs; the score says so (shed). 0: never; nor in "
+        "replays (RISKWIRE_ALIGNMENT=wait).",
+    )
+    shed_amount_minor: int = Field(
+        22_000,
+        ge=0,
+        description="Where no model runs: amounts of so many minor units and more are for review.",
     )
     commit_interval_ms: int = Field(
         100, ge=1, le=60_000, description="Time between offset commits."

@@ -34,11 +34,13 @@ class Output:
     """Called when it is sent, or committed where it is sent in a transaction."""
     waits: bool = True
     """Whether it waits for room: what is small and must not be overtaken does not."""
+    nbytes: int = 0
+    """What it keeps in memory until it is sent, and sends, about."""
 
     @classmethod
     def of(cls, outbound: Outbound, *, waits: bool = True) -> Self:
         """Records that are made already."""
-        return cls(len(outbound), lambda: outbound, waits=waits)
+        return cls(len(outbound), lambda: outbound, waits=waits, nbytes=outbound.nbytes)
 
 
 class Deliverer(Protocol):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fastavro
+import numpy as np
 
 import schemas
 from app.decide import DECISIONS
@@ -61,28 +62,27 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What scored a batch, and how well it was informed."""
+    """What scored a batch."""
 
     model_id: str
     feature_contract_id: str
     provider: str
-    degraded: bool = False
 
-    def fields(self, *, provisional: bool) -> dict[str, object]:
+    def fields(self, *, provisional: bool, degraded: bool = False) -> dict[str, object]:
         """As fields of RiskScore and RiskAlert."""
         return {
             "model_id": self.model_id,
             "feature_contract_id": self.feature_contract_id,
-            "degraded": self.degraded,
+            "degraded": degraded,
             "provisional": provisional,
             "provider": self.provider,
         }
 
-    def encoded(self, *, provisional: bool) -> bytes:
+    def encoded(self, *, provisional: bool, degraded: bool) -> bytes:
         """The same fields as they follow each other in an encoded RiskScore."""
         return b"".join(
             encode_string(value) if isinstance(value, str) else bytes([bool(value)])
-            for value in self.fields(provisional=provisional).values()
+            for value in self.fields(provisional=provisional, degraded=degraded).values()
         )
 
 
@@ -92,7 +92,8 @@ class Scored:
 
     matrix float32 (n, features), scores float32 (n,), decisions int8 (n,) as indexes of DECISIONS,
     vector_hash uint64 (n,), provisional bool (n,), thresholds float32 (3,) by decision. `alerted`
-    int64 are the rows above APPROVE; `reasons` one tuple each.
+    int64 are the rows above APPROVE; `reasons` one tuple each. `degraded` bool (n,), None: no row
+    is. `shed` is the batch's level of `app.shed`.
     """
 
     transactions: Transactions
@@ -105,6 +106,12 @@ class Scored:
     alerted: Int64s
     reasons: Sequence[Sequence[Reason]]
     instants: Instants
+    degraded: Flags | None = None
+    shed: int = 0
+
+    def is_degraded(self, row: int) -> bool:
+        """Whether a row's features are defaults because the store was away."""
+        return self.degraded is not None and bool(self.degraded[row])
 
 
 def emit(
@@ -116,7 +123,15 @@ def emit(
 ) -> Outbound:
     """All outbound records of a micro-batch."""
     transactions = scored.transactions
-    constants = (provenance.encoded(provisional=False), provenance.encoded(provisional=True))
+    # In the order of `kinds`: not provisional and provisional, then the same degraded.
+    constants = [
+        provenance.encoded(provisional=provisional, degraded=degraded)
+        for degraded in (False, True)
+        for provisional in (False, True)
+    ]
+    kinds = scored.provisional.astype(np.int8)
+    if scored.degraded is not None:
+        kinds += 2 * scored.degraded.astype(np.int8)
     columns = [
         Columns(
             route.scores,
@@ -124,8 +139,8 @@ def emit(
             transactions.strings("customer_id"),
             encode_scores(
                 route.score_header, transactions, scored.scores, scored.decisions,
-                scored.vector_hash, scored.provisional, constants, scored.instants,
-                scored.matrix if route.score_features else None,
+                scored.vector_hash, kinds, constants, scored.instants,
+                scored.matrix if route.score_features else None, scored.shed,
             ),
         )
     ]  # fmt: skip
@@ -177,7 +192,9 @@ def _alert(
             for r in reasons
         ],
         "features": scored.matrix[row].tolist(),
-        **provenance.fields(provisional=bool(scored.provisional[row])),
+        **provenance.fields(
+            provisional=bool(scored.provisional[row]), degraded=scored.is_degraded(row)
+        ),
         "vector_hash": int(scored.vector_hash[row]).to_bytes(8, "big"),
         "source_topic": topic,
         "source_partition": partition,
@@ -192,6 +209,7 @@ def _alert(
             "scored": at.scored_us,
             "emitted": at.emitted_us,
         },
+        "shed": scored.shed,
     }
 
 

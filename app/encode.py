@@ -5,6 +5,7 @@ encoded once and copied. The result is byte-equal to fastavro's, which `tests/ap
 checks.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba as nb
@@ -12,10 +13,10 @@ import numpy as np
 
 from app.latency import Instants
 from app.records import Bytes, Float32s, Int8s, Ragged, Transactions
-from features.state import Flags
 
 _RECORD_BYTES = 5 + 10 + 4 + 1 + 8 + 10 + 10 + 1  # of the fields between the strings, at most
 _STRING_BYTES = 2 + 64
+_KINDS = 4  # of a row: provisional or not, degraded or not
 _IDS = 2  # transaction_id and customer_id lead STRING_FIELDS
 
 
@@ -56,11 +57,11 @@ def _put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
 @nb.njit(nogil=True, cache=True)
 def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, text_length: Any,
             partition: Any, offset: Any, score: Any, decision: Any, vector_hash: Any,
-            provisional: Any, event_time: Any, append_time: Any, append_type: Any,
+            kind: Any, event_time: Any, append_time: Any, append_type: Any,
             vectors: Any, end: Any, out: Any, start: Any, length: Any) -> Any:  # fmt: skip
     p = 0
     score_bytes = score.view(np.uint8)
-    size_middle = middles.shape[0] // 2
+    size_middle = middles.shape[0] // _KINDS
     for i in range(partition.shape[0]):
         first = p
         p = _put_bytes(out, p, header, 0, header.shape[0])
@@ -71,7 +72,7 @@ def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, te
         p = _put_long(out, p, offset[i])
         p = _put_bytes(out, p, score_bytes, 4 * i, 4)
         p = _put_long(out, p, np.int64(decision[i]))
-        p = _put_bytes(out, p, middles, size_middle * provisional[i], size_middle)
+        p = _put_bytes(out, p, middles, size_middle * kind[i], size_middle)
         for j in range(8):
             out[p + j] = np.uint8((vector_hash[i] >> np.uint64(56 - 8 * j)) & np.uint64(0xFF))
         p = _put_long(out, p + 8, event_time[i])
@@ -90,16 +91,17 @@ def encode_scores(
     scores: Float32s,
     decisions: Int8s,
     vector_hash: Any,
-    provisional: Flags,
-    constants: tuple[bytes, bytes],
+    kinds: Int8s,
+    constants: Sequence[bytes],
     instants: Instants,
     features: Float32s | None = None,
+    shed: int = 0,
 ) -> Ragged:
     """Encode n RiskScore values, each behind the framing `header`.
 
-    scores float32 (n,), decisions int8 (n,), vector_hash uint64 (n,), provisional bool (n,).
-    `constants` are the encoded fields from model_id to provider, of a row that is not provisional
-    and of one that is: of one length. `features` float32 (n, width), C-contiguous, None: null.
+    scores float32 (n,), decisions int8 (n,), vector_hash uint64 (n,), kinds int8 (n,). `constants`
+    are the encoded fields from model_id to provider by kind of row: four of one length.
+    `features` float32 (n, width), C-contiguous, None: null. `shed` is the batch's level.
     """
     times = (
         instants.polled_us,
@@ -112,7 +114,8 @@ def encode_scores(
     # The branch of the union and the count of the array's one block are the same in all records.
     branch = encode_long(0) if features is None else encode_long(1) + encode_long(features.shape[1])
     vectors = np.empty((n, 0), np.uint8) if features is None else features.view(np.uint8)
-    end = encode_long(0) if vectors.shape[1] else b""  # an array without items is only its end
+    # An array without items is only its end.
+    end = (encode_long(0) if vectors.shape[1] else b"") + encode_long(shed)
     tail = b"".join((*map(encode_long, times), branch))
     size = (
         len(header) + _IDS * _STRING_BYTES + _RECORD_BYTES + len(constants[0])
@@ -124,7 +127,7 @@ def encode_scores(
         np.ascontiguousarray(transactions.text_start[:_IDS]),
         np.ascontiguousarray(transactions.text_length[:_IDS]),
         transactions.partition, transactions.offset, scores, decisions, vector_hash,
-        provisional, transactions.event_time_us, transactions.append_time_us,
+        kinds, transactions.event_time_us, transactions.append_time_us,
         transactions.append_time_type, vectors, _bytes(end), out, start, length,
     )  # fmt: skip
     out.flags.writeable = False

@@ -254,6 +254,7 @@ class Intake:
         generation = self.ledger.generation
         for batch in self._claimed_only(batches):
             self._held.append(dataclasses.replace(batch, generation=generation))
+            self._metrics.ages.polled(batch, self._confirmed)
             for p, offset in next_offsets(batch).items():
                 self._position[batch.topic, p] = offset
 
@@ -308,6 +309,7 @@ class Intake:
         self._held.clear()
         with self.border:  # a transaction that is under way counts, or fails, first
             self.ledger.rewound()
+        self._metrics.ages.forget()
         self._unclaimed |= source.assignment()
         self._going_back = bool(self._unclaimed)
 
@@ -399,11 +401,14 @@ class Intake:
 
     def _measure_lag(self, source: Source) -> None:
         self._ends = ends = source.ends()
-        self._metrics.lag({at: end - self._position.get(at, end) for at, end in ends.items()})
+        lags = {at: end - self._position.get(at, end) for at, end in ends.items()}
+        self._metrics.lag(lags)
+        self._metrics.ages.behind(lags)
 
     def assigned(self, partitions: Sequence[Position]) -> None:
         """See `RebalanceListener.assigned`."""
         self._unclaimed |= set(partitions)
+        self._metrics.rebalance("assigned")
         if not partitions:
             self._assigned.set()
         log.info("partitions assigned", partitions=sorted({p for _, p in partitions}))
@@ -429,6 +434,8 @@ class Intake:
         self._owner.release(sorted(unclaimed), lost=True)
         self._unclaimed -= set(partitions)
         self.ledger.forget(partitions)
+        self._metrics.ages.forget(set(partitions))
+        self._metrics.rebalance("lost" if lost else "revoked")
         for known in (self._unconfirmed, self._position, self._confirmed):
             for at in partitions:
                 known.pop(at, None)

@@ -17,12 +17,14 @@ import numpy as np
 from app.entities import Table
 from app.errors import ConfigError, RiskwireError
 from app.labels import Labels
+from app.lacking import DEFAULTS, Lacking
 from app.ledger import next_offsets
 from app.meta import Meta, Pair, namespace
 from app.records import Float32s, Int32s, Int64s, Ragged, RecordBatch, Transactions
+from app.shed import FULL, RULE
 from app.watermarks import Awaited, Watermark
 from features import blob, kernel
-from features.contract import DAY_US, LABEL_DELAY_DAYS, WIDTH, Timing, contract_id
+from features.contract import DAY_US, LABEL_DELAY_DAYS, Timing, contract_id
 from features.state import LABELS, NEVER, TRANSACTIONS, Flags, State
 
 DELAY_US = LABEL_DELAY_DAYS * DAY_US
@@ -48,7 +50,10 @@ def taken_over(partition: int, by: Meta) -> StateError:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pending:
-    """Rows of a batch, and the keys whose values they need: customers, shares, then metas."""
+    """Rows of a batch, and the keys whose values they need: customers, shares, then metas.
+
+    `shares` int32 (n, partitions), or (n, 1) where only those of the own partition are wanted.
+    """
 
     customers: Int32s
     shares: Int32s
@@ -97,6 +102,7 @@ class Live:
         self.damaged = 0
         self.distrusted: set[int] = set()
         """Partitions whose state in Redis is damaged; a claim builds it anew."""
+        self.lacking = Lacking(customers_max)
         self.handovers = np.zeros(partitions, np.int64)
         """By partition, how often it was adopted or dropped."""
         self._changed = {
@@ -138,26 +144,44 @@ class Live:
         """Forget all of these partitions; what was not flushed is in the logs."""
         for partition in partitions:
             self.handovers[partition] += 1
-            rows = self.customers.in_use(partition).astype(np.int32)
-            self.state.forget_customers(rows)
-            self.customers.forget(rows)
-            for flags in (self._changed, self._pinned):
-                flags["c"][rows] = False
-                flags["s"][partition :: self.partitions] = False
-            self._loaded[partition :: self.partitions] = False
-            shares = np.arange(partition, len(self._loaded), self.partitions, dtype=np.int32)
-            used = shares[self.state.s_count[shares] + self.state.f_count[shares] > 0]
-            self.state.forget_shares(used)
+            self._forget(partition)
             self.state.forget_partition(partition)
             self.state.owned[partition] = False
             self.owned.pop(partition, None)
+            self.lacking.partitions.discard(partition)
             self.next_mark.pop(partition, None)
             self._awaited.forget(partition)
             for log in (TRANSACTIONS, LABELS):
                 self.next_offset.pop((log, partition), None)
 
-    def lookup(self, transactions: Transactions, now_us: int) -> Pending:
-        """Find the rows of transactions and say what is missing."""
+    def _forget(self, partition: int) -> None:
+        """Forget the entities of a partition."""
+        rows = self.customers.in_use(partition).astype(np.int32)
+        self.state.forget_customers(rows)
+        self.customers.forget(rows)
+        for flags in (self._changed, self._pinned):
+            flags["c"][rows] = False
+            flags["s"][partition :: self.partitions] = False
+        self._loaded[partition :: self.partitions] = False
+        shares = np.arange(partition, len(self._loaded), self.partitions, dtype=np.int32)
+        used = shares[self.state.s_count[shares] + self.state.f_count[shares] > 0]
+        self.state.forget_shares(used)
+
+    def lack(self, pending: Pending) -> None:
+        """Go on without what Redis has of these: their partitions' state is wrong from now on."""
+        self.lacking.add(self.owned.keys() & set(pending.sources), pending.new_customers)
+
+    def lose(self) -> None:
+        """Make room where nothing can be flushed: forget what is owned, which is lacking then."""
+        for partition in self.owned:
+            self._forget(partition)
+        self.lacking.partitions |= self.owned.keys()
+
+    def lookup(self, transactions: Transactions, now_us: int, level: int = FULL) -> Pending:
+        """Find the rows of transactions and say what is missing.
+
+        Below FULL (`app.shed`), of terminals only what the state needs: the own partition's shares.
+        """
         n = len(transactions)
         self._make_room(self.customers, "c", 1, n)
         self._make_room(self.terminals, "s", self.partitions, n)
@@ -165,7 +189,11 @@ class Live:
             transactions.strings("customer_id"), transactions.partition
         )
         shares = self._shares(transactions.strings("terminal_id"))
-        load = self._to_load(shares, transactions.event_time_us, now_us)
+        if level > FULL:
+            shares = shares[np.arange(n), transactions.partition][:, np.newaxis]
+            load = np.unique(shares[~self._loaded[shares]]).astype(np.int64)
+        else:
+            load = self._to_load(shares, transactions.event_time_us, now_us)
         return self._pending(customers, shares, new, load)
 
     def lookup_labels(self, labels: Labels) -> Pending:
@@ -244,6 +272,7 @@ class Live:
         self.distrusted |= {self.customers.group(row) for row in bad.tolist()}
         damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
         self._loaded[rows] = True
+        self.lacking.read(people)
         for q in metas.keys() - self.owned.keys():
             meta = metas[q]
             marks = meta.watermarks(self.timing.lateness_us) if meta else (NEVER, NEVER)
@@ -262,20 +291,35 @@ class Live:
         if found not in self._written[partition]:
             raise Outdated
 
-    def advance(self, transactions: Transactions, pending: Pending) -> tuple[Float32s, Flags]:
-        """The vectors float32 (n, WIDTH) and whether each is provisional; then remember."""
+    def advance(
+        self, transactions: Transactions, pending: Pending, level: int = FULL
+    ) -> tuple[Float32s, Flags]:
+        """The vectors float32 (n, WIDTH) and whether each is provisional; then remember.
+
+        `level` is that of the lookup. The state that is left does not depend on it.
+        """
         n, partition = len(transactions), transactions.partition
-        out, provisional = np.empty((n, WIDTH), np.float32), np.empty(n, np.bool_)
+        out, provisional = np.tile(DEFAULTS, (n, 1)), np.zeros(n, np.bool_)
         for rows in self._pieces(TRANSACTIONS, partition, transactions.offset):
             vectors, flags = out[rows], provisional[rows]
-            kernel.advance(
+            its = (
                 self.state, pending.customers[rows], pending.shares[rows], partition[rows],
-                transactions.event_time_us[rows], transactions.amount_minor[rows], vectors, flags,
+                transactions.event_time_us[rows], transactions.amount_minor[rows], vectors,
             )  # fmt: skip
+            if level == FULL:
+                kernel.advance(*its, flags)
+            else:
+                kernel.advance_alone(*its, level < RULE)
             out[rows], provisional[rows] = vectors, flags
+        own = partition if level == FULL else np.zeros(n, np.int32)
         self._changed["c"][pending.customers] = True
-        self._changed["s"][pending.shares[np.arange(n), partition]] = True
+        self._changed["s"][pending.shares[np.arange(n), own]] = True
         return out, provisional
+
+    def without(self, matrix: Float32s, pending: Pending) -> Flags:
+        """Let vectors have the defaults of entities that Redis did not give; which have them."""
+        unread: Flags = ~np.logical_and.reduce(self._loaded[pending.shares], axis=1)
+        return self.lacking.replace(matrix, pending.customers, unread)
 
     def learn(self, labels: Labels, pending: Pending) -> None:
         """Remember outcomes."""
@@ -359,11 +403,12 @@ class Live:
         return any(self._meta(p, before) != before for p, before in self.owned.items())
 
     def freeze(self, partitions: Iterable[int] | None = None) -> list[Frozen]:
-        """Images of what changed since the last time; None: of all owned partitions.
+        """Images of what changed since the last time; None: of all owned that lack nothing.
 
         The rows stay in memory until `flushed`.
         """
-        return [self._image(p) for p in (sorted(self.owned) if partitions is None else partitions)]
+        wanted = self.owned.keys() - self.lacking.partitions if partitions is None else partitions
+        return [self._image(p) for p in sorted(wanted)]
 
     def _image(self, partition: int) -> Frozen:
         changed, pinned = self._changed, self._pinned

@@ -7,6 +7,7 @@ coarse ones of Prometheus are made of them when somebody scrapes. Nothing here d
 `app.adapters.http` serves the registry.
 """
 
+import time
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -22,12 +23,19 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from app.ages import Ages
 from app.errors import RejectCode
 from app.histogram import LatencyHistogram
 from app.latency import PARTS
+from app.shed import RULE, WITHOUT_TERMINAL
 
 __all__ = ["STAGES", "LatencyHistogram", "Metrics"]
 
@@ -43,9 +51,9 @@ STORE_BOUNDS_S: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 class Metrics:
     """All metrics of one process, in a registry of their own; each method says what it moves.
 
-    `event_latency` and `stages` are filled directly: `stages["wait"].add(values_us)` for a value a
-    transaction, `stages["model"].add_one(us, n)` for one that n transactions share. `closed_by` is
-    the batch policy's own count, read when somebody scrapes: riskwire_batches_total.
+    `ages`, `event_latency` and `stages` are filled directly: `stages["wait"].add(values_us)` for a
+    value a transaction, `stages["model"].add_one(us, n)` for one that n transactions share.
+    `closed_by` is the batch policy's own count, read when somebody scrapes: riskwire_batches_total.
     """
 
     def __init__(self) -> None:
@@ -55,6 +63,7 @@ class Metrics:
         self.event_latency = LatencyHistogram()
         self.stages: dict[str, LatencyHistogram] = {stage: LatencyHistogram() for stage in STAGES}
         self.closed_by: Mapping[str, int] = {}
+        self.ages = Ages()
         registry.register(_AtScrape(self))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
@@ -69,6 +78,8 @@ class Metrics:
         self._rejects = counter("rejects", "Records that became dead letters.", "code")
         self._alerts = counter("alerts", "Alerts emitted.", "decision")
         self._degraded = counter("degraded", "Scores that rest on defaults: the store was away.")
+        self._shed = counter("shed", "Scores made with less, by level.", "level")
+        self._rebalances = counter("rebalances", "Changes of the assignment.", "change")
         self._provisional = counter("provisional", "Scores that a recomputation may change.")
         self._labels = counter("labels", "Outcomes that the state took in.")
         self._entities = gauge("state_entities", "Entities in memory.", "entity")
@@ -121,6 +132,10 @@ class Metrics:
         for result in ("ok", "failed"):
             self._commits.labels(result)
             self._snapshots.labels(result)
+        for level in (WITHOUT_TERMINAL, RULE):
+            self._shed.labels(str(level))
+        for change in ("assigned", "revoked", "lost"):
+            self._rebalances.labels(change)
 
     def batch(self, *, scored: int, rejects: Iterable[RejectCode] = ()) -> None:
         """A micro-batch is finished: riskwire_records_total and _rejects_total."""
@@ -138,6 +153,14 @@ class Metrics:
     def degraded(self, count: int) -> None:
         """Scores rest on default features: riskwire_degraded_total."""
         self._degraded.inc(count)
+
+    def shed(self, level: int, count: int) -> None:
+        """Scores were made at a level of shedding above 0: riskwire_shed_total."""
+        self._shed.labels(str(level)).inc(count)
+
+    def rebalance(self, change: str) -> None:
+        """Partitions were assigned, revoked or lost: riskwire_rebalances_total."""
+        self._rebalances.labels(change).inc()
 
     def provisional(self, count: int) -> None:
         """Scores may change in a recomputation: riskwire_provisional_total."""
@@ -245,6 +268,14 @@ class _AtScrape(Collector):
             "stage",
             {"event": total.negative, **{stage: h.negative for stage, h in stages.items()}},
         )
+        oldest = GaugeMetricFamily(
+            "riskwire_oldest_record_age_seconds",
+            "Age of the oldest record that is not scored yet.",
+            labels=["topic", "partition"],
+        )
+        for (topic, partition), age_us in self.metrics.ages.ages_us(time.time_ns() // 1000).items():
+            oldest.add_metric([topic, str(partition)], age_us / 1e6)
+        yield oldest
         closed_by = self.metrics.closed_by
         yield _counters("batches", "Micro-batches, by what closed them.", "closed_by", closed_by)
 

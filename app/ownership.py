@@ -330,6 +330,8 @@ class Ownership:
     def _is_committed(self, partition: int) -> bool:
         if partition not in self.live.owned or self._commits is None:
             return False
+        if partition in self.live.lacking.partitions:
+            return False  # what is in memory is not the state
         return all(
             self.live.next_offset[log_, partition]
             <= max(self._commits.committed((topic, partition)), 0)

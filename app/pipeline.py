@@ -8,12 +8,13 @@ the outside is away, so a batch is late but never lost. Sending and committing a
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import structlog
 
+from app.ages import Ages
 from app.backoff import Backoff
 from app.decide import DECISIONS, Policy, decide, reasons
 from app.decode import Decoded, Limits, Writers
@@ -25,10 +26,13 @@ from app.latency import Instants
 from app.ports import Clock, Explainer, Scorer, WriterSchemas
 from app.records import Int64s, Outbound, RecordBatch, Reject, Transactions
 from app.score import score
+from app.shed import FULL, RULE, RULE_PROVIDER, Shedding
 from features.state import LABELS, NEVER, TRANSACTIONS
 from features.xxh64 import vector_hash
 
 log = structlog.get_logger("riskwire.pipeline")
+OUTPUT_BYTES = 512
+"""A score with its vector; most alerts. A dead letter is as long as its record."""
 
 
 class Decode(Protocol):
@@ -53,6 +57,8 @@ class Parts:
     route: Route
     clock: Clock
     backoff: Backoff
+    shedding: Shedding = field(default_factory=Shedding)
+    ages: Ages = field(default_factory=Ages)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +70,8 @@ class Processed:
     rejects: Counter[RejectCode]
     alerts: Counter[str]
     provisional: int
+    degraded: int
+    shed: int
     instants: Instants
 
 
@@ -80,6 +88,11 @@ class Decided:
         """How many outbound records there will be."""
         return len(self.scored.transactions) + len(self.scored.alerted) + len(self.rejects)
 
+    @property
+    def nbytes(self) -> int:
+        """What it keeps in memory, and what will go out, about."""
+        return self.records.nbytes + self.count * OUTPUT_BYTES
+
 
 async def process(records: RecordBatch, parts: Parts) -> Processed:
     """Carry one micro-batch from bytes to outbound records; every record in is counted out."""
@@ -90,26 +103,31 @@ async def decided(records: RecordBatch, parts: Parts) -> Decided:
     """Carry one micro-batch from bytes to decisions."""
     transactions, rejects = await decoded(records, parts)
     decoded_us = parts.clock()
-    matrix, provisional = await parts.enrich.vectors(records, transactions)
+    silent = parts.enrich.live.silent(TRANSACTIONS, records.partition, records.offset)
+    # Where nothing is answered, only the state is wanted.
+    age_us = parts.ages.oldest_us(decoded_us, records.topic)
+    level = RULE if silent.all() else parts.shedding.at(age_us)
+    vectors = await parts.enrich.vectors(records, transactions, level)
     counted = len(transactions) + len(rejects)
     assert counted == len(records), "a record was not counted out"  # noqa: S101 -- invariant
-    silent = parts.enrich.live.silent(TRANSACTIONS, records.partition, records.offset)
     if silent.any():
         rejects = [reject for reject in rejects if not silent[reject.row]]
         rows = np.flatnonzero(~silent[transactions.row])
-        transactions, matrix, provisional = (
-            transactions.take(rows), matrix[rows], provisional[rows],
-        )  # fmt: skip
-    enriched_us = parts.clock()
-    scores = score(matrix, parts.scorer)
+        transactions, vectors = transactions.take(rows), vectors.take(rows)
+    matrix, enriched_us = vectors.matrix, parts.clock()
+    if level < RULE:
+        scores = score(matrix, parts.scorer)
+    else:
+        scores = parts.shedding.scores(transactions.amount_minor, parts.policy.thresholds)
     scored_us = parts.clock()
     decisions = decide(scores, parts.policy)
     alerted = np.flatnonzero(decisions)
-    why = reasons(matrix, alerted, parts.explainer)
+    why = reasons(matrix, alerted, parts.explainer) if level == FULL else [()] * len(alerted)
     scored = Scored(
-        transactions, matrix, scores, decisions, vector_hash(matrix), provisional,
+        transactions, matrix, scores, decisions, vector_hash(matrix), vectors.provisional,
         parts.policy.thresholds, alerted, why,
         Instants(records.polled_us, decoded_us, enriched_us, scored_us, scored_us),
+        vectors.degraded, level,
     )  # fmt: skip
     return Decided(records, scored, rejects)
 
@@ -118,12 +136,16 @@ def emitted(its: Decided, parts: Parts) -> Processed:
     """The outbound records of a batch that leaves now."""
     instants = replace(its.scored.instants, emitted_us=parts.clock())
     scored, scorer = replace(its.scored, instants=instants), parts.scorer
-    provenance = Provenance(scorer.model_id, scorer.feature_contract_id, scorer.provider)
+    provider = scorer.provider if scored.shed < RULE else RULE_PROVIDER
+    provenance = Provenance(scorer.model_id, scorer.feature_contract_id, provider)
     outbound = emit(its.records, scored, its.rejects, provenance, parts.route)
     alerts = Counter(DECISIONS[d] for d in scored.decisions[scored.alerted].tolist())
     causes = Counter(reject.code for reject in its.rejects)
     provisional = int(scored.provisional.sum())
-    return Processed(outbound, scored.transactions, causes, alerts, provisional, instants)
+    degraded = 0 if scored.degraded is None else int(scored.degraded.sum())
+    return Processed(
+        outbound, scored.transactions, causes, alerts, provisional, degraded, scored.shed, instants
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

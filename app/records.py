@@ -53,6 +53,11 @@ class Ragged:
         value = self[i]
         return None if value is None else value.decode()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all strings together."""
+        return int(np.maximum(self.length, 0).sum())
+
     def take(self, rows: Int64s) -> "Ragged":
         """The strings at `rows`, sharing the buffer."""
         return Ragged(self.data, self.start[rows], self.length[rows])
@@ -89,6 +94,11 @@ class RecordBatch:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values and headers."""
+        return self.keys.nbytes + self.values.nbytes + self.headers.nbytes
 
     def take(self, rows: Int64s) -> "RecordBatch":
         """The records at `rows`, sharing the buffers."""
@@ -205,6 +215,12 @@ class Letter:
     value: bytes | None
     headers: tuple[Header, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of key, value and headers."""
+        headers = sum(len(h.name) + len(h.value or b"") for h in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outbound:
@@ -220,6 +236,12 @@ class Outbound:
 
     def __len__(self) -> int:
         return sum(map(len, self.columns)) + len(self.letters)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values and headers."""
+        letters = sum(each.nbytes for each in self.letters)
+        return letters + sum(each.keys.nbytes + each.values.nbytes for each in self.columns)
 
 
 def pack_headers(headers: Iterable[tuple[str, bytes | None]]) -> bytes:

@@ -66,13 +66,14 @@ class Heard:
     """What the scores topic said of each payment so far.
 
     `times` counts how often (at least once is the guarantee), `others` how many times another
-    vector was said than the first time.
+    vector was said than the first time; `less`, where one was degraded or shed.
     """
 
     score: NDArray[np.float32]
     vector_hash: NDArray[np.uint64]
     provisional: NDArray[np.bool_]
     times: NDArray[np.int64]
+    less: NDArray[np.bool_]
     others: int = 0
 
     @classmethod
@@ -83,6 +84,7 @@ class Heard:
             np.zeros(n, np.uint64),
             np.zeros(n, np.bool_),
             np.zeros(n, np.int64),
+            np.zeros(n, np.bool_),
         )
 
     def add(self, scores: Scores) -> None:
@@ -93,6 +95,7 @@ class Heard:
         self.others += int(np.count_nonzero(again & ~same))
         self.score[at], self.vector_hash[at] = scores.score, scores.vector_hash
         self.provisional[at] |= scores.provisional
+        self.less[at] |= scores.degraded | (scores.shed > 0)
         np.add.at(self.times, at, 1)
 
 
@@ -327,6 +330,8 @@ def compare(data: Data, heard: Heard, offline: dict[int, NDArray[np.float32]]) -
         raise DifferenceError(f"transaction {int(heard.times.argmin())} has no score")
     if heard.others:
         raise DifferenceError(f"{heard.others} payments were scored again with another result")
+    if heard.less.any():
+        raise DifferenceError(f"transaction {int(heard.less.argmax())} was degraded or shed")
     if heard.provisional.any():
         row = int(np.flatnonzero(heard.provisional)[0])
         count = int(heard.provisional.sum())

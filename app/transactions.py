@@ -50,16 +50,18 @@ class TransactionalDelivery:
         prefix: str,
         began: Callable[[str], None],
         records_max: int,
+        bytes_max: int = 1 << 26,
     ) -> None:
         """Nothing is opened before `open`.
 
         Transactional ids begin with `prefix`; `began` is told of each before it is used. At most
-        `records_max` outbound records wait, and twice as many with those of a transaction.
+        `records_max` outbound records of `bytes_max` wait, and twice as many with those of a
+        transaction.
         """
         self._open_transactor, self._intake, self._prefix = open_transactor, intake, prefix
-        self._began, self._records_max = began, records_max
+        self._began, self._records_max, self._bytes_max = began, records_max, bytes_max
         self._waiting: deque[_Waiting] = deque()
-        self._records = 0
+        self._records = self._bytes = 0
         self._changed = threading.Condition()
         self._closed = False
         self._fault: BaseException | None = None
@@ -96,11 +98,15 @@ class TransactionalDelivery:
                     raise BrokerUnavailable(f"a transaction does not end: {STUCK_S} s and more")
                 if not self._intake.ledger.is_open(ticket):
                     return False
-                fits = not self._records or self._records + output.count <= self._records_max
+                fits = not self._records or (
+                    self._records + output.count <= self._records_max
+                    and self._bytes + output.nbytes <= self._bytes_max
+                )
                 fits &= len(self._waiting) < _BATCHES_MAX
                 if fits or not output.waits:
                     self._waiting.append(_Waiting(ticket, output))
                     self._records += output.count
+                    self._bytes += output.nbytes
                     self._changed.notify()
                     return True
             await asyncio.sleep(_ROOM_POLL_S)
@@ -167,6 +173,7 @@ class TransactionalDelivery:
         with self._changed:
             self._waiting.extendleft(reversed(taken))
             self._records += sum(each.output.count for each in taken)
+            self._bytes += sum(each.output.nbytes for each in taken)
 
     def _take(self) -> list[_Waiting]:
         """All that waits, once something does and the last transaction is long enough ago."""
@@ -176,7 +183,7 @@ class TransactionalDelivery:
             self._changed.wait_for(self._is_full, self._interval_s)
             taken = [*self._waiting]
             self._waiting.clear()
-            self._records = 0
+            self._records = self._bytes = 0
             return taken
 
     def _is_again(self) -> bool:
@@ -184,7 +191,8 @@ class TransactionalDelivery:
         return self._intake.ledger.is_open(self._intake.again)
 
     def _is_full(self) -> bool:
-        return self._closed or 2 * self._records >= self._records_max
+        full = 2 * self._records >= self._records_max or 2 * self._bytes >= self._bytes_max
+        return self._closed or full
 
     def _transact(self, transactor: Transactor, taken: list[_Waiting]) -> None:
         began_s, intake = time.monotonic(), self._intake

@@ -18,6 +18,7 @@ from app.live import Live
 from app.meta import Meta
 from app.pipeline import LabelParts, Parts, learn, process
 from app.records import Ragged, RecordBatch
+from app.shed import FULL, RULE, Shedding
 from features.blob import meta_key
 from features.contract import LIVE, WIDTH
 
@@ -38,13 +39,13 @@ async def warm_up(parts: Parts) -> None:
     label = {name: _TRANSACTION[name] for name in ("transaction_id", "customer_id", "terminal_id")}
     label |= {"event_time": now_us, "known_at": now_us, "fraud": True}
     its = LabelParts("warm-up-labels", label_writers())
-    for first in (0, 2):  # the second time reads what the first one wrote
+    for first, level in ((0, FULL), (2, FULL), (4, RULE)):  # each reads what was written before
         live = Live(LIVE, 1, 4096, 4096)
         meta = Meta(1, next_offset=(first, first))
         store.blobs[meta_key(live.namespace, 0)] = meta.encode()
         live.adopt(0, meta, (0, 0))
-        enrich = dataclasses.replace(parts.enrich, live=live, store=store)
-        now = dataclasses.replace(parts, enrich=enrich)
+        enrich = dataclasses.replace(parts.enrich, live=live, store=store, outage=None)
+        now = dataclasses.replace(parts, enrich=enrich, shedding=Shedding(1, level=level))
         await process(_records("warm-up", [good, b"broken"], first, now_us), now)
         outcomes = [_encoded("fraud_label", label), b"broken"]
         await learn(_records(its.topic, outcomes, first, now_us), its, now)

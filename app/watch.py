@@ -183,7 +183,7 @@ def styled(fields: Fields) -> tuple[str, ...]:
 
 
 def _cells(fields: Fields) -> tuple[str, ...]:
-    """Decision, score, amount, customer, terminal, why, latency; empty where a score has none."""
+    """Decision, score, amount, customer, terminal, why (and what it lacks), latency."""
     latency, payment = fields["latency"], fields.get("transaction", {})
     spent_ms = (latency["emitted"] - latency["event_time"]) / 1000
     return (
@@ -192,9 +192,15 @@ def _cells(fields: Fields) -> tuple[str, ...]:
         _amount(payment) if payment else "",
         _printable(payment.get("customer_id") or fields.get("customer_id", "")),
         _printable(payment.get("terminal_id", "")),
-        ", ".join(reason["code"] for reason in fields.get("reasons", ())),
+        ", ".join([*(reason["code"] for reason in fields.get("reasons", ())), *_flags(fields)]),
         f"{spent_ms:,.1f} ms",
     )
+
+
+def _flags(fields: Fields) -> list[str]:
+    """What a score lacks."""
+    shed = fields.get("shed", 0)
+    return [*(["degraded"] if fields.get("degraded") else []), *([f"shed {shed}"] if shed else [])]
 
 
 def _amount(payment: Fields) -> str:

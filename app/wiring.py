@@ -42,15 +42,18 @@ from app.labels import label_writers
 from app.ledger import Ledger
 from app.live import Live
 from app.metrics import Metrics
+from app.outage import Outage
 from app.ownership import Ownership
 from app.pipeline import LabelParts, Parts
-from app.ports import WriterSchemas
+from app.ports import StateStore, WriterSchemas
+from app.shed import Shedding
 from app.snapshots import Snapshots
 from app.transactions import TransactionalDelivery
 from app.warm_up import warm_up
 from app.worker import Worker
 
 log = structlog.get_logger("riskwire.worker")
+_DEGRADED_RETRY_S = 0.5  # what waits for Redis must not wait much longer than what does not
 _ENVELOPE_BYTES = 4096  # Kafka's own bytes around a record, generously
 
 
@@ -86,32 +89,25 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     topics = (settings.topic("transactions"), settings.topic("labels"))
     ownership = _ownership(settings, transport, live, store, topics, metrics)
     backoff = ownership.backoff
+    outage = _outage(settings, store, backoff)
     parts = Parts(
         decode=decode.decode,
         writers=decode.Writers(),
         limits=limits_of(settings),
         registry=registry,
-        enrich=Enrich(live, store, now_us, backoff, ownership.make_room),
+        enrich=Enrich(live, store, now_us, backoff, ownership.make_room, outage),
         scorer=scorer,
         policy=scorer.policy,
         explainer=scorer.explainer,
         route=route,
         clock=now_us,
         backoff=backoff,
+        shedding=_shedding(settings),
+        ages=metrics.ages,
     )
-    intake = Intake(
-        partial(open_source, settings, transport),
-        Ledger(),
-        BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
-        IntakeLimits(
-            settings.queue_batches_max,
-            settings.commit_interval_ms,
-            settings.drain_timeout_s,
-            commits_itself=settings.delivery == "at_least_once",
-        ),
-        metrics,
-        ownership,
-    )
+    intake = _intake(settings, transport, metrics, ownership)
+    if outage is not None:
+        outage.returned = lambda: intake.go_back() if live.lacking.partitions else None
     metrics.info(
         version=version("riskwire"),
         model_id=scorer.model_id,
@@ -162,6 +158,35 @@ def _ownership(
     )
 
 
+def _intake(settings: Settings, transport: str, metrics: Metrics, ownership: Ownership) -> Intake:
+    return Intake(
+        partial(open_source, settings, transport),
+        Ledger(),
+        BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
+        IntakeLimits(
+            settings.queue_batches_max,
+            settings.commit_interval_ms,
+            settings.drain_timeout_s,
+            commits_itself=settings.delivery == "at_least_once",
+        ),
+        metrics,
+        ownership,
+    )
+
+
+def _outage(settings: Settings, store: StateStore, backoff: Backoff) -> Outage | None:
+    if settings.redis_away == "hold" or settings.alignment == "wait":
+        return None
+    backoff.longest_s = _DEGRADED_RETRY_S
+    return Outage(store, backoff, settings.degrade_after_ms / 1000)
+
+
+def _shedding(settings: Settings) -> Shedding:
+    # A replay is exact, however long it takes.
+    after_ms = settings.shed_after_ms if settings.alignment == "mark" else 0
+    return Shedding(1000 * after_ms, settings.shed_amount_minor)
+
+
 def _delivery(
     settings: Settings, transport: str, intake: Intake, ownership: Ownership
 ) -> Deliverer:
@@ -177,6 +202,7 @@ def _delivery(
         f"{settings.group_id}.{settings.worker_name()}",
         began,
         settings.inflight_records_max,
+        settings.inflight_bytes_max,
     )
     ownership.renew = delivery.renew
     return delivery

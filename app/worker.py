@@ -110,6 +110,7 @@ class Worker:
                     output = Output.of(await self._learn(records))
                 else:
                     output = self._output(await decided(records, self.parts))
+                self.metrics.ages.scored(records)
         except Dropped:
             if self.intake.ledger.is_open(ticket):
                 self.intake.go_back()  # some of its partitions were not claimed anew
@@ -125,7 +126,7 @@ class Worker:
             done.append(emitted(its, self.parts))
             return done[-1].outbound
 
-        return Output(its.count, encode, lambda: self._count(done[-1]))
+        return Output(its.count, encode, lambda: self._count(done[-1]), nbytes=its.nbytes)
 
     async def _learn(self, records: RecordBatch) -> Outbound:
         """Let the state know a batch of outcomes; its outputs are dead letters."""
@@ -140,6 +141,8 @@ class Worker:
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        if self.parts.enrich.outage is not None:
+            await self.parts.enrich.outage.close()
         await self.ownership.close()
         await self.delivery.close()
 
@@ -195,6 +198,9 @@ class Worker:
         for decision, count in processed.alerts.items():
             metrics.alerts(decision, count)
         metrics.provisional(processed.provisional)
+        metrics.degraded(processed.degraded)
+        if processed.shed:
+            metrics.shed(processed.shed, n)
         if n:
             metrics.stages["wait"].add(wait_us(transactions, processed.instants))
             metrics.event_latency.add(total_us(transactions, processed.instants))

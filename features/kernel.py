@@ -63,6 +63,37 @@ def advance(
 
 
 @compiled
+def advance_alone(
+    state: State,
+    customers: Int32s,
+    shares: Int32s,
+    partition: Int32s,
+    event_time_us: Int64s,
+    amount_minor: Int64s,
+    out: Float32s,
+    windows: bool,
+) -> None:
+    """Leave the state as `advance` does, with vectors that know nothing of terminals.
+
+    `shares` int32 (n, 1) are the rows of the terminal's shares of the transaction's own partition.
+    `out` has the defaults of what is left out: terminals, and customers unless `windows`.
+    """
+    lateness = state.timing[0]
+    for i in range(len(customers)):
+        if i + AHEAD < len(customers):
+            _fetch(state, customers[i + AHEAD], shares, i + AHEAD)
+        p, t, amount = partition[i], event_time_us[i], amount_minor[i]
+        newest = max(state.newest_us[TRANSACTIONS, p], t)
+        state.newest_us[TRANSACTIONS, p] = newest
+        _own_fields(t, amount, out, i)
+        if windows:
+            _customer(state, customers[i], t, amount, out, i)
+        remember(state, customers[i], t, amount)
+        seen = max(t, newest - lateness, state.quiet_us[TRANSACTIONS, p])
+        remember_at(state, shares[i, 0], t, seen)
+
+
+@compiled
 def learn(
     state: State,
     shares: Int32s,

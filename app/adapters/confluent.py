@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from app.adapters.companions import Companions
 from app.adapters.transport import BYTES_MAX, queue_limits
+from app.batching import ByteBound
 from app.errors import BrokerUnavailable, ConfigError
 from app.ports import RebalanceListener
 from app.records import Columns, Letter, Outbound, Ragged, RecordBatch, pack_headers
@@ -65,6 +66,17 @@ def _headers(message: Message) -> bytes:
     return pack_headers(found or ())
 
 
+def _weigh(messages: Sequence[Message]) -> tuple[int, int]:
+    """Bytes of keys, values and headers together, and of the largest."""
+    sizes = [
+        len(message.key() or b"")
+        + len(message.value() or b"")
+        + (0 if message.error() else len(_headers(message)))
+        for message in messages
+    ]
+    return sum(sizes), max(sizes)
+
+
 def _utf8(name: str) -> str:
     # A name with other bytes would end the process in confluent-kafka's produce.
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -80,14 +92,17 @@ class ObjectSource:
         listener: RebalanceListener,
         records_max: int,  # noqa: ARG002 -- the native twin needs it to make its buffer
         companions: Sequence[str] = (),
+        bytes_max: int = 1 << 23,
     ) -> None:
         """Connect and subscribe; raises ConfigError.
 
+        A batch ends at about `bytes_max` of keys, values and headers.
         Of each companion, the partitions with the numbers of our first topic's are read too.
         """
         self._companions = Companions(topics[0], companions, self._partition_count)
         self._options, self._listener = options, listener
         self._failure: BaseException | None = None
+        self._bound = ByteBound(bytes_max)
         self._owned: set[tuple[str, int]] = set()
         self._rebalanced = True
         self._group: object = None
@@ -103,8 +118,8 @@ class ObjectSource:
     def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
         """See `Source.poll`."""
         messages = self._consumer.consume(1, wait_ms / 1000)
-        if messages and records_max > 1:
-            messages += self._consumer.consume(records_max - 1, linger_ms / 1000)
+        if messages:
+            self._fill(messages, records_max, linger_ms)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -120,6 +135,16 @@ class ObjectSource:
             else:
                 topics.setdefault(message.topic(), []).append(message)
         return [columns(topic, its, polled_us) for topic, its in topics.items()]
+
+    def _fill(self, messages: list[Message], records_max: int, linger_ms: int) -> None:
+        """Add to the first message what comes, as far as the bounds go."""
+        came, end_s = messages, time.monotonic() + linger_ms / 1000
+        self._bound.begin()
+        while wanted := self._bound.more(*_weigh(came), records_max - len(messages)):
+            came = self._consumer.consume(wanted, max(0.0, end_s - time.monotonic()))
+            messages += came
+            if len(came) < wanted:
+                break
 
     def _consume_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- its public name
@@ -233,10 +258,12 @@ class ObjectSource:
 class ObjectSink:
     """A producer on `confluent_kafka.Producer`, acknowledged batch by batch."""
 
-    def __init__(self, options: Mapping[str, Any], records_max: int) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], records_max: int, bytes_max: int = BYTES_MAX
+    ) -> None:
         """Create the producer; raises ConfigError. It connects by itself."""
         self._failure: str = ""
-        self._records_max = records_max
+        self._records_max, self._bytes_max = records_max, bytes_max
         self._remaining: dict[int, int] = {}
         self._bytes: deque[int] = deque()
         self._producer = _create(
@@ -247,12 +274,12 @@ class ObjectSink:
         """See `Sink.room`."""
         waiting = len(self._producer)
         fits = waiting == 0 or waiting + records <= self._records_max
-        return fits and sum(self._bytes) < BYTES_MAX
+        return fits and sum(self._bytes) < self._bytes_max
 
     def send(self, outbound: Outbound, ticket: int) -> None:
         """See `Sink.send`; raises BrokerUnavailable if librdkafka refuses a record."""
         self._remaining[ticket] = len(outbound)
-        self._bytes.append(sum(len(letter.value or b"") for letter in outbound.letters))
+        self._bytes.append(outbound.nbytes)
         reported = partial(self._reported, ticket)
         for columns in outbound.columns:
             self._send_columns(columns, reported)

@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import KafkaError, TopicPartition
 
 from app.adapters.confluent import ObjectSink, call
-from app.adapters.transport import TROUBLE
+from app.adapters.transport import BYTES_MAX, TROUBLE
 from app.errors import BrokerUnavailable
 from app.records import Outbound
 
@@ -30,12 +30,18 @@ class _Listening(logging.LoggerAdapter[logging.Logger]):
 class ObjectTransactor(ObjectSink):
     """One incarnation of a transactional producer."""
 
-    def __init__(self, options: Mapping[str, str], records_max: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, str],
+        records_max: int,
+        timeout_s: float,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
         """Create it and fence what used its transactional id before.
 
         Raises BrokerUnavailable or ConfigError.
         """
-        super().__init__({**options, "logger": _Listening(self._lost)}, records_max)
+        super().__init__({**options, "logger": _Listening(self._lost)}, records_max, bytes_max)
         self._timeout_s = timeout_s
         call("begin to use a transactional id", self._producer.init_transactions, timeout_s)
         self._producer.poll(0)

@@ -85,6 +85,21 @@ def _copy_headers(headers: Any, found: Any, target: Any, at: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True)
+def weigh(addresses: Any, first: Any, n: Any) -> Any:
+    """Bytes of keys, values and headers of messages first..n-1, and of the largest of them."""
+    found = np.zeros(3, np.uint64)
+    total = largest = np.int64(0)
+    for i in range(first, n):
+        m = _message(addresses[i])
+        size = np.int64(m.len) + np.int64(m.key_len)
+        if m.err == 0 and message_headers(addresses[i], found.ctypes.data) == 0:
+            size += _header_bytes(found[0], found)
+        total += size
+        largest = max(largest, size)
+    return total, largest
+
+
+@nb.njit(nogil=True, cache=True)
 def measure(addresses: Any, n: Any, length: Any, headers: Any, good: Any) -> Any:
     """Lengths of key, value and packed headers of n messages into length (3, n), -1 for null.
 
@@ -176,6 +191,7 @@ def compile_loops() -> None:
     lengths, starts = np.zeros((3, 0), np.int32), np.zeros((3, 0), np.int64)
     data, kinds = np.zeros(0, np.uint8), np.zeros(0, np.int8)
     rows = np.zeros(0, np.int64)
+    weigh(none, 0, 0)
     measure(none, 0, lengths, none, rows)
     drain(none, rows, 0, none, lengths, starts, data, lengths[0], rows, rows, kinds, none)
     release(none, 0)

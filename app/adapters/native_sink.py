@@ -28,7 +28,9 @@ class NativeSink:
 
     events = rk.EVENT_DR | rk.EVENT_ERROR
 
-    def __init__(self, options: Mapping[str, str], records_max: int) -> None:
+    def __init__(
+        self, options: Mapping[str, str], records_max: int, bytes_max: int = BYTES_MAX
+    ) -> None:
         """Create the producer, which connects by itself.
 
         Raises NativeTransportError or ConfigError.
@@ -42,7 +44,7 @@ class NativeSink:
         self._client = rk.handle(rk.PRODUCER, conf)
         self._queue = rk.queue_get_main(self._client)
         self._topics: dict[str, int] = {}
-        self._records_max = records_max
+        self._records_max, self._bytes_max = records_max, bytes_max
         self._structs = np.zeros(0, rk.MESSAGE)
         self._remaining = np.zeros(_TICKETS, np.int64)
         self._outstanding: deque[int] = deque()
@@ -56,12 +58,13 @@ class NativeSink:
         """See `Sink.room`."""
         waiting = int(rk.outq_len(self._client))
         fits = waiting == 0 or waiting + records <= self._records_max
-        return fits and len(self._outstanding) < _TICKETS - 1 and sum(self._bytes) < BYTES_MAX
+        fits &= len(self._outstanding) < _TICKETS - 1
+        return fits and sum(self._bytes) < self._bytes_max
 
     def send(self, outbound: Outbound, ticket: int) -> None:
         """See `Sink.send`; raises BrokerUnavailable if librdkafka refuses a record."""
         self._outstanding.append(ticket)
-        self._bytes.append(sum(len(letter.value or b"") for letter in outbound.letters))
+        self._bytes.append(outbound.nbytes)
         self._remaining[ticket % _TICKETS] = len(outbound)
         self._produce(outbound, ticket)
 

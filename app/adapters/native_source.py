@@ -18,6 +18,7 @@ import structlog
 from app.adapters import librdkafka as rk
 from app.adapters import native_loops
 from app.adapters.companions import Companions
+from app.batching import ByteBound
 from app.errors import BrokerUnavailable
 from app.ports import RebalanceListener
 from app.records import Int64s, Ragged, RecordBatch
@@ -37,9 +38,11 @@ class NativeSource:
         listener: RebalanceListener,
         records_max: int,
         companions: Sequence[str] = (),
+        bytes_max: int = 1 << 23,
     ) -> None:
         """Connect and subscribe; raises NativeTransportError or ConfigError.
 
+        A batch ends at `records_max`, and at about `bytes_max` of keys, values and headers.
         Of each companion, the partitions with the numbers of our first topic's are read too.
         """
         rk.check()
@@ -63,17 +66,17 @@ class NativeSource:
         rk.poll_set_consumer(self._client)
         self._queue = rk.queue_get_consumer(self._client)
         self._addresses = np.zeros(records_max, np.uint64)
+        self._bound = ByteBound(bytes_max)
         with _list({(topic, rk.PARTITION_ANY): rk.OFFSET_INVALID for topic in topics}) as wanted:
             rk.raise_for(rk.subscribe(self._client, wanted), "subscribe")
 
     def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
         """See `Source.poll`."""
-        at = self._addresses.ctypes.data
         # The call waits its whole time-out unless it is full: the first record is asked for alone.
-        n = rk.consume_batch_queue(self._queue, wait_ms, at, 1)
-        if n == 1 and records_max > 1:
-            n += max(0, rk.consume_batch_queue(self._queue, linger_ms, at + 8, records_max - 1))
-        n = max(0, int(n))
+        at = self._addresses.ctypes.data
+        n = max(0, int(rk.consume_batch_queue(self._queue, wait_ms, at, 1)))
+        if n:
+            n = self._fill(records_max, linger_ms)
         try:
             self._raise_failure()
             batches = self._columns(n, time.time_ns() // 1000)
@@ -83,6 +86,22 @@ class NativeSource:
         for code, text in errors:
             self._consume_error(code, text)
         return batches
+
+    def _fill(self, records_max: int, linger_ms: int) -> int:
+        """Add to the first record what comes, as far as the bounds go; how many there are."""
+        at, end_s = self._addresses.ctypes.data, time.monotonic() + linger_ms / 1000
+        first, n = 0, 1
+        self._bound.begin()
+        while True:
+            total, largest = native_loops.weigh(self._addresses, first, n)
+            wanted = self._bound.more(total, largest, records_max - n)
+            if not wanted:
+                return n
+            left_ms = max(0, round(1000 * (end_s - time.monotonic())))
+            came = int(rk.consume_batch_queue(self._queue, left_ms, at + 8 * n, wanted))
+            first, n = n, n + max(0, came)
+            if came < wanted:
+                return n
 
     def _columns(self, n: int, polled_us: int) -> list[RecordBatch]:
         length = np.empty((3, n), np.int32)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from app.adapters import librdkafka as rk
 from app.adapters.native_sink import NativeSink
-from app.adapters.transport import TROUBLE
+from app.adapters.transport import BYTES_MAX, TROUBLE
 from app.errors import BrokerUnavailable
 from app.records import Outbound
 
@@ -22,13 +22,19 @@ class NativeTransactor(NativeSink):
 
     events = rk.EVENT_ERROR
 
-    def __init__(self, options: Mapping[str, str], records_max: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, str],
+        records_max: int,
+        timeout_s: float,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
         """Create it and fence what used its transactional id before.
 
         Raises BrokerUnavailable, NativeTransportError or ConfigError.
         """
         self._trouble = ""
-        super().__init__(options, records_max)
+        super().__init__(options, records_max, bytes_max)
         self._timeout_s, self._timeout_ms = timeout_s, int(1000 * timeout_s)
         try:
             error = rk.init_transactions(self._client, self._timeout_ms)
@@ -71,13 +77,16 @@ class NativeTransactor(NativeSink):
     ) -> None:
         client, timeout_ms = self._client, self._timeout_ms
         rk.raise_for_object(rk.begin_transaction(client), "begin a transaction")
-        end_s = time.monotonic() + self._timeout_s
+        end_s, sent = time.monotonic() + self._timeout_s, 0
         for outbound in outbounds:
             while not self.room(len(outbound)):
                 self._wait(end_s)
             self._produce(outbound, 0)
-        while rk.outq_len(client):
-            self._wait(end_s)
+            sent += outbound.nbytes
+            if sent >= self._bytes_max:  # nothing says which of them are acknowledged
+                self._empty(end_s)
+                sent = 0
+        self._empty(end_s)
         if offsets:
             partitions = rk.partition_list(offsets)
             error = rk.send_offsets_to_transaction(client, partitions, group, timeout_ms)
@@ -94,6 +103,10 @@ class NativeTransactor(NativeSink):
                 raise BrokerUnavailable(f"topic {name} is missing: run `riskwire topics apply`")
             return rkt
         return self._topics[name]
+
+    def _empty(self, end_s: float) -> None:
+        while rk.outq_len(self._client):
+            self._wait(end_s)
 
     def _wait(self, end_s: float) -> None:
         if time.monotonic() > end_s:

@@ -21,14 +21,14 @@ from app.records import Bytes, Float32s, Int32s, Int64s, Ragged
 
 RECORDS_MAX = 20_000
 HEADER = 10
-FIELDS = 6  # transaction, partition, offset, decision, provisional, score's place
+FIELDS = 7  # transaction, partition, offset, decision, provisional, degraded, shed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
     """n scores in the order read: int64 `transaction` and `offset`, int32 `partition`, `decision`.
 
-    `score` float32, `provisional` bool, `vector_hash` uint64, all (n,).
+    `score` float32, `provisional` and `degraded` bool, `vector_hash` uint64, `shed` int8, all (n,).
     """
 
     transaction: Int64s
@@ -38,6 +38,8 @@ class Scores:
     decision: Int32s
     provisional: NDArray[np.bool_]
     vector_hash: NDArray[np.uint64]
+    degraded: NDArray[np.bool_]
+    shed: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.transaction)
@@ -76,8 +78,8 @@ def parse(values: Ragged) -> Scores:
     data = values.data
     if n and any(values.data[at : at + HEADER].tobytes() != head for at in values.start[[0, -1]]):
         raise ValueError("a value has not the framing and fingerprint of RiskScore")
-    _parse(data, values.start, found, score.view(np.uint8), hashes)
-    transaction, partition, offset, decision, provisional, _ = found
+    _parse(data, values.start, values.length, found, score.view(np.uint8), hashes)
+    transaction, partition, offset, decision, provisional, degraded, shed = found
     return Scores(
         transaction,
         partition.astype(np.int32),
@@ -86,6 +88,8 @@ def parse(values: Ragged) -> Scores:
         decision.astype(np.int32),
         provisional.astype(np.bool_),
         hashes,
+        degraded.astype(np.bool_),
+        shed.astype(np.int8),
     )
 
 
@@ -103,7 +107,9 @@ def _long(data: Any, at: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True)
-def _parse(data: Bytes, start: Int64s, found: Int64s, score: Bytes, hashes: Any) -> None:
+def _parse(
+    data: Bytes, start: Int64s, length: Int32s, found: Int64s, score: Bytes, hashes: Any
+) -> None:
     for i in range(len(start)):
         size, at = _long(data, start[i] + HEADER)
         for k in range(size):
@@ -116,9 +122,11 @@ def _parse(data: Bytes, start: Int64s, found: Int64s, score: Bytes, hashes: Any)
         found[3, i], at = _long(data, at + 4)
         size, at = _long(data, at)  # model_id
         size, at = _long(data, at + size)  # feature_contract_id
-        at += size + 1  # degraded
+        found[5, i] = data[at + size]
+        at += size + 1
         found[4, i] = data[at]
         size, at = _long(data, at + 1)  # provider
         at += size
         for k in range(8):
             hashes[i] = (hashes[i] << np.uint64(8)) | np.uint64(data[at + k])
+        found[6, i] = data[start[i] + length[i] - 1] >> 1  # the last field, of one byte

@@ -23,7 +23,6 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "isolation.level": "read_committed",
     "fetch.wait.max.ms": "10",
     "fetch.queue.backoff.ms": "5",
-    "queued.max.messages.kbytes": "65536",
     "session.timeout.ms": "10000",
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {
@@ -46,7 +45,9 @@ FIXED = (
     "transaction.timeout.ms",
     "isolation.level",
 )
-BYTES_MAX = 256 << 20  # of dead letters in flight; the rest of a batch is small
+BYTES_MAX = 1 << 26
+"""Outbound bytes in flight, where nobody says."""
+FETCH_BYTES_MIN = 1 << 20
 TRANSACTION_MS = 10_000
 """A transaction that is not over by then is the broker's to abort."""
 TROUBLE = ("FAIL", "REQTMOUT")
@@ -82,17 +83,24 @@ def open_source(settings: Settings, transport: str, listener: RebalanceListener)
     """The consumer of a transport, of transactions with their labels; raises ConfigError."""
     given = {**settings.client_options(), **settings.consumer_options}
     _refuse_fixed(given)
-    options = {**CONSUMER_OPTIONS, "group.id": settings.group_id, **given}
+    limits = {
+        "queued.max.messages.kbytes": str(settings.queue_bytes_max >> 10),
+        # One answer of a broker comes on top of that.
+        "fetch.max.bytes": str(max(settings.queue_bytes_max // 4, FETCH_BYTES_MIN)),
+    }
+    options = {**CONSUMER_OPTIONS, **limits, "group.id": settings.group_id, **given}
     if settings.static_membership:
         options["group.instance.id"] = f"{settings.group_id}.{settings.worker_name()}"
     topics, companions = [settings.topic("transactions")], [settings.topic("labels")]
     make = _twins(transport)[0]
-    return make(options, topics, listener, settings.batch_records_max, companions)
+    bytes_max = settings.queue_bytes_max // settings.queue_batches_max
+    return make(options, topics, listener, settings.batch_records_max, companions, bytes_max)
 
 
 def open_sink(settings: Settings, transport: str) -> Sink:
     """The producer of a transport; raises ConfigError."""
-    return _twins(transport)[1](_producer_options(settings), settings.inflight_records_max)
+    bounds = settings.inflight_records_max, settings.inflight_bytes_max
+    return _twins(transport)[1](_producer_options(settings), *bounds)
 
 
 def open_transactor(settings: Settings, transport: str, transactional_id: str) -> Transactor:
@@ -105,7 +113,8 @@ def open_transactor(settings: Settings, transport: str, transactional_id: str) -
         "log_level": "6",  # else `TROUBLE` is not heard of
         "log.connection.close": "true",
     }
-    arguments = (options, settings.inflight_records_max, TRANSACTION_MS / 1000)
+    bounds = settings.inflight_records_max, TRANSACTION_MS / 1000, settings.inflight_bytes_max
+    arguments = (options, *bounds)
     if transport == "native":
         from app.adapters.native_transactor import NativeTransactor
 

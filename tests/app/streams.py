@@ -188,8 +188,9 @@ class Worker:
             ]
         )
         records = record_batch(self._places(TRANSACTIONS, rows))
-        matrix, provisional = await self.enrich.vectors(records, its)
-        self.stream.check(rows, matrix, provisional)
+        matrix, provisional, degraded = await self.enrich.vectors(records, its)
+        self.stream.computed["degraded"] += int(degraded.sum())
+        self.stream.check(rows, matrix, provisional | degraded)
         return len(rows)
 
     async def learn(self, rows: Int64s) -> None:

@@ -51,12 +51,14 @@ def _emit(
     rejects: Sequence[Reject] = (),
     records: RecordBatch | None = None,
     vectors: Float32s | None = None,
+    shed: int = 0,
 ) -> Outbound:
     """Where there are `vectors`, scores carry them."""
     columns = transactions(rows)
     n = len(rows)
     decisions = [0] * n if decisions is None else decisions
     scored = _scored(columns, decisions, [0.125] * n if scores is None else scores)
+    scored = dataclasses.replace(scored, degraded=np.arange(n) % 3 == 1, shed=shed)
     if vectors is not None:
         scored = dataclasses.replace(scored, matrix=vectors)
     keys = [(0, i, b"c1", b"v") for i in range(max(n, 1))]
@@ -99,9 +101,10 @@ def _micros(record: dict[str, Any], name: str) -> int:
     st.integers(0, 2),
     st.floats(0, 1, width=32),
     st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=70),
+    st.integers(0, 2),
 )
 def test_scores_are_byte_equal_to_fastavro(
-    rows: list[dict[str, Any]], decision: int, score: float, vector: list[float] | None
+    rows: list[dict[str, Any]], decision: int, score: float, vector: list[float] | None, shed: int
 ) -> None:
     """The compiled encoder and fastavro write the same bytes for any values."""
     columns = transactions(rows)
@@ -109,7 +112,7 @@ def test_scores_are_byte_equal_to_fastavro(
     vectors = None
     if vector is not None:
         vectors = np.array([np.roll(vector, i) for i in range(n)], np.float32)
-    out = _emit(rows, [decision] * n, [score] * n, vectors=vectors).columns[0]
+    out = _emit(rows, [decision] * n, [score] * n, vectors=vectors, shed=shed).columns[0]
     for i, row in enumerate(rows):
         expected = io.BytesIO()
         latency = {
@@ -131,10 +134,11 @@ def test_scores_are_byte_equal_to_fastavro(
             "source_offset": row["offset"],
             "score": score,
             "decision": DECISIONS[decision],
-            **SOURCE.fields(provisional=i % 2 == 1),
+            **SOURCE.fields(provisional=i % 2 == 1, degraded=i % 3 == 1),
             "vector_hash": (i * 0x0123456789ABCDEF).to_bytes(8, "big"),
             "latency": latency,
             "features": None if vectors is None else vectors[i].tolist(),
+            "shed": shed,
         }
         schema = schemas.load("risk_score")
         fastavro.schemaless_writer(expected, schema.parsed, record)
@@ -159,11 +163,13 @@ def test_scores_carry_features_only_where_asked() -> None:
 def test_the_fast_reader_takes_scores_apart(vectors: Float32s | None) -> None:
     """What a replay compares is read from the bytes alike, with a vector behind it or none."""
     rows = [{"transaction_id": str(100 + i), "partition": 3, "offset": 7 + i} for i in range(3)]
-    found = parse(_emit(rows, [0, 1, 2], [0.25, 0.5, 1], vectors=vectors).columns[0].values)
+    out = _emit(rows, [0, 1, 2], [0.25, 0.5, 1], vectors=vectors, shed=2)
+    found = parse(out.columns[0].values)
     assert found.transaction.tolist() == [100, 101, 102]
     assert (found.partition.tolist(), found.offset.tolist()) == ([3, 3, 3], [7, 8, 9])
     assert (found.score.tolist(), found.decision.tolist()) == ([0.25, 0.5, 1], [0, 1, 2])
     assert found.provisional.tolist() == [False, True, False]
+    assert (found.degraded.tolist(), found.shed.tolist()) == ([False, True, False], [2] * 3)
     assert found.vector_hash.tolist() == [i * 0x0123456789ABCDEF for i in range(3)]
 
 

@@ -40,6 +40,7 @@ SCORE: Fields = {
     "vector_hash": bytes(8),
     "latency": LATENCY,
     "features": None,
+    "shed": 0,
 }
 
 

@@ -236,7 +236,7 @@ async def test_a_vector_with_a_damaged_copy_is_provisional() -> None:
             quiet(ours.live, log, 0, START_US + 30 * DAY_US)
         fields = {"customer_id": "c", "terminal_id": "t1", "event_time_us": START_US + 20 * DAY_US}
         records = record_batch([(0, 0, None, None)])
-        _, provisional = await ours.enrich.vectors(records, transactions([fields]))
+        _, provisional, _ = await ours.enrich.vectors(records, transactions([fields]))
         return bool(provisional[0])
 
     assert not await is_provisional()

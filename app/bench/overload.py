@@ -1,0 +1,253 @@
+"""`riskwire bench overload`: three times what a worker can take, for minutes, then calm again.
+
+First the peak: the worker drains a full topic, all of it scored in full. Then the burst: payments
+come at a multiple of that, while the worker's memory, goodput, ages and assignment are watched; and
+after it, how long it takes until no record waits a second. Kafka, Redis, sender and worker share
+this machine, so the sender is part of the load. Raises ConfigError or Unavailable.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app.adapters.admin import delete_topics
+from app.bench.lanes.lane import PARTITIONS
+from app.bench.load import STATE, load, state_of, write_state
+from app.bounds import memory_cap, process_memory
+from app.config import Settings, load_settings
+from app.demo.cluster import pick_kafka, redis_server
+from app.demo.process import free_ports
+from app.demo.worker import WorkerProcess
+from app.errors import Unavailable
+from app.prepare import apply
+
+PEAK_RECORDS, WARM_SHARE = 1_500_000, 0.3
+GOODPUT_MIN, CALM_S = 0.9, 1.0
+SAMPLE_S, DRAIN_TIMES = 1.0, 5.0
+START_S, PEAK_S_MAX = 120.0, 300.0
+_LINE = re.compile(r"^riskwire_(\w+?)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A look at the worker: seconds since the burst began, counts since its start."""
+
+    at_s: float
+    scored: float
+    age_s: float
+    rss: int
+    rss_max: int
+    rebalances: float
+    shed: Mapping[str, float]
+
+
+def run(
+    *,
+    seconds: float,
+    factor: float,
+    shed_after_ms: int,
+    bootstrap: str | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
+    """Measure; `missed` in the report names the goals that were not reached."""
+    with ExitStack() as stack:
+        say("starting Kafka and Redis")
+        kafka = stack.enter_context(pick_kafka(bootstrap))
+        redis = stack.enter_context(redis_server())
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="riskwire-overload-")))
+        settings = _settings(kafka.bootstrap, redis.url)
+        say(f"making topics, and the state of {STATE}")
+        apply(settings)
+        stack.callback(delete_topics, kafka.bootstrap, _topics(settings))
+        write_state(redis.url, *state_of(load(1000)))
+        _pour(settings, "--records", str(PEAK_RECORDS))
+        say(f"the peak: draining {PEAK_RECORDS:,} transactions")
+        with _worker(settings, place) as worker:
+            peak = _peak(worker, settings)
+        say(f"{peak:,.0f}/s; now {factor:g} times that, for {seconds:g} s")
+        settings = settings.model_copy(update={"shed_after_ms": shed_after_ms})
+        with _worker(settings, place) as worker:
+            samples, sent, burst_s = _burst(worker, settings, factor * peak, seconds, say)
+    return summary(samples, peak, sent, burst_s, memory_cap(settings).total)
+
+
+def _settings(bootstrap: str, redis_url: str) -> Settings:
+    [port] = free_ports(1)
+    name = f"overload-{uuid.uuid4().hex[:8]}"
+    return load_settings(
+        bootstrap_servers=bootstrap,
+        redis_url=redis_url,
+        group_id=name,
+        topic_prefix=f"{name}-",
+        partitions=PARTITIONS,
+        state_customers_max=8192,
+        state_shares_max=16_384 * PARTITIONS,
+        http_port=port,
+        log_level="WARNING",
+    )
+
+
+def _topics(settings: Settings) -> list[str]:
+    roles = [name for name in Settings.model_fields if name.startswith("topic_")]
+    names = [getattr(settings, role) for role in roles if role != "topic_prefix"]
+    return [settings.topic_prefix + name for name in names]
+
+
+@contextmanager
+def _worker(settings: Settings, place: Path) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(settings, place)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def _command(settings: Settings, *arguments: str) -> list[str]:
+    where = ("--bootstrap", settings.bootstrap_servers, "--topic", settings.topic("transactions"))
+    return [sys.executable, "-m", "app.bench.pour", *where, *arguments]
+
+
+def _pour(settings: Settings, *arguments: str) -> None:
+    done = subprocess.run(
+        _command(settings, *arguments), capture_output=True, check=False, text=True, timeout=START_S
+    )
+    if done.returncode:
+        raise Unavailable(f"the sender failed:\n{done.stderr[-2000:]}")
+
+
+def look(worker: WorkerProcess, settings: Settings, began_s: float) -> Sample:
+    """What the worker says of itself, and the system of it."""
+    url = f"http://{settings.http_host}:{settings.http_port}/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            page = answer.read().decode()
+    except OSError as error:
+        raise Unavailable(f"the worker does not answer: {error}\n{worker.log_end()}") from None
+    found: dict[str, dict[str, float]] = {}
+    for name, labels, value in _LINE.findall(page):
+        found.setdefault(name, {})[labels] = float(value)
+    rss, rss_max = process_memory(worker.pid)
+    transactions = f'topic="{settings.topic("transactions")}"'
+    ages = found.get("oldest_record_age_seconds", {})
+    return Sample(
+        time.monotonic() - began_s,
+        found["records_total"]['outcome="scored"'],
+        max((age for labels, age in ages.items() if transactions in labels), default=0.0),
+        rss,
+        rss_max,
+        sum(found["rebalances_total"].values()),
+        {labels[-2]: count for labels, count in found["shed_total"].items()},
+    )
+
+
+def _peak(worker: WorkerProcess, settings: Settings) -> float:
+    """Scores a second, from when rows of the state are full to the end of the topic."""
+    began_s = time.monotonic()
+    samples = [look(worker, settings, began_s)]
+    while samples[-1].scored < PEAK_RECORDS:
+        if samples[-1].at_s > PEAK_S_MAX:
+            raise Unavailable(f"not drained in {PEAK_S_MAX:.0f} s\n{worker.log_end()}")
+        time.sleep(SAMPLE_S / 4)
+        samples.append(look(worker, settings, began_s))
+    warm = next(s for s in samples if s.scored >= WARM_SHARE * PEAK_RECORDS)
+    last = [s for s in samples if s.scored < PEAK_RECORDS][-1]  # the worker was busy until then
+    if last.at_s <= warm.at_s:
+        raise Unavailable("the topic was drained too quickly to say how quickly")
+    return (last.scored - warm.scored) / (last.at_s - warm.at_s)
+
+
+def _burst(
+    worker: WorkerProcess,
+    settings: Settings,
+    rate: float,
+    seconds: float,
+    say: Callable[[str], None],
+) -> tuple[list[Sample], int, float]:
+    """Samples during the burst and until calm; how many records were sent, in what time."""
+    arguments = ("--rate", str(rate), "--seconds", str(seconds))
+    first = look(worker, settings, time.monotonic())
+    with subprocess.Popen(_command(settings, *arguments), stdout=subprocess.PIPE) as sender:
+        try:
+            while look(worker, settings, 0).scored <= first.scored and sender.poll() is None:
+                time.sleep(SAMPLE_S / 10)
+            samples = [look(worker, settings, began_s := time.monotonic())]
+            while sender.poll() is None:
+                time.sleep(SAMPLE_S)
+                samples.append(look(worker, settings, began_s))
+            sent = json.loads(sender.communicate()[0])
+        finally:
+            sender.kill()
+    burst_s = samples[-1].at_s
+    say(f"sent {sent['sent']:,} in {sent['seconds']:.0f} s; waiting until nothing waits")
+    while samples[-1].age_s >= CALM_S and samples[-1].at_s < DRAIN_TIMES * burst_s + START_S:
+        time.sleep(SAMPLE_S / 2)
+        samples.append(look(worker, settings, began_s))
+    return samples, int(sent["sent"]), burst_s
+
+
+def summary(
+    samples: Sequence[Sample], peak: float, sent: int, burst_s: float, cap: int
+) -> dict[str, Any]:
+    """The figures of a run, and the goals that it missed."""
+    burst = [s for s in samples if s.at_s <= burst_s]
+    first, end, last = burst[0], burst[-1], samples[-1]
+    goodput = (end.scored - first.scored) / (end.at_s - first.at_s)
+    calm = last.age_s < CALM_S
+    report = {
+        "peak_per_s": round(peak),
+        "sent_per_s": round(sent / burst_s),
+        "goodput_per_s": round(goodput),
+        "goodput_share": round(goodput / peak, 3),
+        "rss_max": last.rss_max,
+        "rss_first": first.rss,
+        "memory_cap": cap,
+        "rebalances": int(last.rebalances - first.rebalances),
+        "shed": {level: int(count - first.shed[level]) for level, count in last.shed.items()},
+        "scored": int(last.scored - first.scored),
+        "burst_s": round(burst_s, 1),
+        "age_s": [(round(s.at_s), round(s.age_s, 1)) for s in samples[:: len(samples) // 20 + 1]],
+        "calm_after_s": round(last.at_s - burst_s, 1) if calm else None,
+    }
+    goals = {
+        "memory under its cap": last.rss_max <= cap,
+        f"goodput of {GOODPUT_MIN:.0%} of the peak": goodput >= GOODPUT_MIN * peak,
+        "no rebalance": report["rebalances"] == 0,
+        "calm again": calm,
+    }
+    return report | {"missed": [goal for goal, met in goals.items() if not met]}
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print the report."""
+    mib = 1 << 20
+    table = Table("", "", title="Overload", show_header=False)
+    shed = ", ".join(f"level {level}: {n:,}" for level, n in report["shed"].items())
+    calm = report["calm_after_s"]
+    for name, said in (
+        ("peak, in full", f"{report['peak_per_s']:,}/s"),
+        ("sent", f"{report['sent_per_s']:,}/s for {report['burst_s']:.0f} s"),
+        ("goodput", f"{report['goodput_per_s']:,}/s, {report['goodput_share']:.0%} of the peak"),
+        ("memory", f"{report['rss_max'] / mib:,.0f} MiB at most"),
+        ("its cap", f"{report['memory_cap'] / mib:,.0f} MiB"),
+        ("rebalances", f"{report['rebalances']}"),
+        ("shed", f"{shed} of {report['scored']:,}"),
+        ("oldest record, s", "  ".join(f"{at}: {age:g}" for at, age in report["age_s"])),
+        ("no record waits 1 s", "never" if calm is None else f"{calm:.0f} s after the burst"),
+        ("missed", ", ".join(report["missed"]) or "nothing"),
+    ):
+        table.add_row(name, said)
+    console.print(table)

@@ -1,0 +1,75 @@
+"""The overload benchmark's sender, a program of its own: transactions at a rate, or flat out.
+
+    python -m app.bench.pour --bootstrap HOST:PORT --topic NAME --rate N --seconds S
+
+The same payments come again and again (their own times are of the last six days; what counts is
+when the broker gets them). Prints one line of JSON: `sent`, and the `seconds` that it took.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+
+import schemas
+from app.adapters.transport import choose_transport, open_sink
+from app.bench.lanes.lane import PARTITIONS
+from app.bench.load import load
+from app.config import load_settings
+from app.demo.traffic import encoded
+from app.partitioner import partition_of
+from app.records import Columns, Outbound, Ragged
+
+POOL_RECORDS, CHUNK_RECORDS = 200_000, 1000
+TOLD_S = 0.002
+
+
+def chunks(topic: str) -> list[Columns]:
+    """The payments, so many at a time, each to its customer's partition."""
+    header = schemas.load("transaction").single_object_header
+    rows = list(encoded(load(POOL_RECORDS).coming, "tx", 0, header))
+    partition = np.array([partition_of(key, PARTITIONS) for key, _ in rows], np.int32)
+    made = []
+    for first in range(0, len(rows), CHUNK_RECORDS):
+        some = slice(first, first + CHUNK_RECORDS)
+        keys, values = (Ragged.of([row[k] for row in rows[some]]) for k in (0, 1))
+        made.append(Columns(topic, partition[some], keys, values))
+    return made
+
+
+def main(bootstrap: str, topic: str, rate: float, seconds: float, records: int) -> None:
+    """Send until the time is over, or so many are sent, and all are with the broker."""
+    settings = load_settings(
+        bootstrap_servers=bootstrap,
+        producer_options={"compression.type": "lz4", "linger.ms": "20"},
+    )
+    pool, sink = chunks(topic), open_sink(settings, choose_transport(settings))
+    sent = ticket = 0
+    began_s = time.monotonic()
+    while sent < records and (elapsed_s := time.monotonic() - began_s) < seconds:
+        sink.poll(0)
+        if sent > rate * elapsed_s or not sink.room(CHUNK_RECORDS):
+            time.sleep(TOLD_S)
+            continue
+        ticket += 1
+        sink.send(Outbound((pool[ticket % len(pool)],), (), topic), ticket)
+        sent += CHUNK_RECORDS
+    took_s = time.monotonic() - began_s
+    done = 0
+    while done < ticket:
+        done = max([done, *sink.poll(100)])
+    sink.close(1000)
+    sys.stdout.write(json.dumps({"sent": sent, "seconds": round(took_s, 3)}) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bootstrap", required=True, help="host:port of Kafka")
+    parser.add_argument("--topic", required=True, help="topic of transactions")
+    parser.add_argument("--rate", type=float, default=float("inf"), help="records a second")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end after these")
+    parser.add_argument("--records", type=int, default=1 << 62, help="end after so many")
+    wanted = parser.parse_args()
+    main(wanted.bootstrap, wanted.topic, wanted.rate, wanted.seconds, wanted.records)
