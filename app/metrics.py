@@ -82,6 +82,7 @@ class Metrics:
         self._flushed = counter("state_flushed_entities", "Entities written to Redis.")
         self._commits = counter("commits", "Offset commits.", "result")
         self._lag = gauge("consumer_lag_records", "Records not yet polled.", "topic", "partition")
+        self._breaker = gauge("breaker_open", "1 while rejects pause the intake.", "topic")
         self._ready = gauge("ready", "1 while the worker is ready.")
         self._info = Info("riskwire", "What runs.", registry=registry)
         self._store = Histogram(
@@ -163,6 +164,10 @@ class Metrics:
         self._lag.clear()
         for (topic, partition), records in lags.items():
             self._lag.labels(topic, str(partition)).set(records)
+
+    def breaker(self, topic: str, *, is_open: bool) -> None:
+        """Set riskwire_breaker_open of an input topic."""
+        self._breaker.labels(topic).set(int(is_open))
 
     def ready(self, *, ready: bool) -> None:
         """Set riskwire_ready."""

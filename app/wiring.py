@@ -33,6 +33,7 @@ from app.adapters.watermarks import KafkaWatermarks
 from app.align import Alignment
 from app.backoff import Backoff
 from app.batching import BatchPolicy
+from app.breaker import Breaker
 from app.config import Settings
 from app.delivery import Announcements, Deliverer, Delivery
 from app.emit import Route
@@ -121,7 +122,10 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         ),
         metrics,
         ownership,
+        {topic: _breaker(settings) for topic in topics},
     )
+    for topic in topics:
+        metrics.breaker(topic, is_open=False)
     metrics.info(
         version=version("riskwire"),
         model_id=scorer.model_id,
@@ -139,6 +143,10 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
             delivery, intake, settings.topic("watermarks"), settings.group_id, topics
         )
     return worker
+
+
+def _breaker(settings: Settings) -> Breaker:
+    return Breaker(settings.reject_share_max, settings.reject_records_min, settings.breaker_pause_s)
 
 
 def _delivery(
