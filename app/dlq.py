@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -75,7 +76,7 @@ def ls(settings: Settings, wanted: Wanted, *, each: bool, as_json: bool) -> None
     if each:
         for letter in found:
             about = described(letter)
-            print(json.dumps(about) if as_json else "  ".join(map(str, about.values())))  # noqa: T201 -- this is the product
+            typer.echo(json.dumps(about) if as_json else "  ".join(map(str, about.values())))
         return
     spans: dict[str, Span] = {}
     for letter in found:
@@ -87,7 +88,7 @@ def ls(settings: Settings, wanted: Wanted, *, each: bool, as_json: bool) -> None
         for code, (count, oldest, newest) in rows:
             row = {"code": shown(code), "letters": count}
             row |= {"oldest": as_time(oldest), "newest": as_time(newest)}
-            print(json.dumps(row))  # noqa: T201 -- this is the product
+            typer.echo(json.dumps(row))
         return
     total = sum(span.letters for span in spans.values())
     table = Table(title=settings.topic("dead_letters"), caption=f"{total:,} dead letters")
@@ -123,7 +124,7 @@ def replay(settings: Settings, wanted: Wanted, how: How, *, as_json: bool) -> in
         ) from None
     if as_json:
         line = {"dry_run": how.dry_run, **{name: tally[name] for name in OUTCOMES}}
-        print(json.dumps(line))  # noqa: T201 -- this is the product
+        typer.echo(json.dumps(line))
     else:
         table = Table(title="a dry run: nothing was sent" if how.dry_run else "replay")
         table.add_column("dead letters", justify="right")

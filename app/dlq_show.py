@@ -7,6 +7,8 @@ Values are card data: without `values` only sizes, the framing and the fields' p
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import typer
+
 from app import pipeline
 from app.adapters.dead_letters import letters
 from app.config import Settings
@@ -57,9 +59,9 @@ def show(settings: Settings, at: str | None, source: str | None, how: Shown) -> 
     partition, offset = place(at) if at is not None else (meant.partition if meant else 0, -1)
     for letter in letters(settings, partition):
         if letter.offset == offset or (meant is not None and letter.source == meant):
-            print("\n".join(lines(settings, letter, how)))  # noqa: T201 -- this is the product
+            typer.echo("\n".join(lines(settings, letter, how)))
             return 0
-    print(f"no such dead letter in partition {partition}")  # noqa: T201 -- as above
+    typer.echo(f"no such dead letter in partition {partition}")
     return 1
 
 

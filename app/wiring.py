@@ -110,22 +110,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         clock=now_us,
         backoff=backoff,
     )
-    intake = Intake(
-        partial(open_source, settings, transport),
-        Ledger(),
-        BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
-        IntakeLimits(
-            settings.queue_batches_max,
-            settings.commit_interval_ms,
-            settings.drain_timeout_s,
-            commits_itself=settings.delivery == "at_least_once",
-        ),
-        metrics,
-        ownership,
-        {topic: _breaker(settings) for topic in topics},
-    )
-    for topic in topics:
-        metrics.breaker(topic, is_open=False)
+    intake = _intake(settings, transport, topics, metrics, ownership)
     metrics.info(
         version=version("riskwire"),
         model_id=scorer.model_id,
@@ -145,8 +130,33 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
     return worker
 
 
-def _breaker(settings: Settings) -> Breaker:
-    return Breaker(settings.reject_share_max, settings.reject_records_min, settings.breaker_pause_s)
+def _intake(
+    settings: Settings,
+    transport: str,
+    topics: Sequence[str],
+    metrics: Metrics,
+    ownership: Ownership,
+) -> Intake:
+    def breaker(topic: str) -> Breaker:
+        metrics.breaker(topic, is_open=False)
+        return Breaker(
+            settings.reject_share_max, settings.reject_records_min, settings.breaker_pause_s
+        )
+
+    return Intake(
+        partial(open_source, settings, transport),
+        Ledger(),
+        BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
+        IntakeLimits(
+            settings.queue_batches_max,
+            settings.commit_interval_ms,
+            settings.drain_timeout_s,
+            commits_itself=settings.delivery == "at_least_once",
+        ),
+        metrics,
+        ownership,
+        {topic: breaker(topic) for topic in topics},
+    )
 
 
 def _delivery(
