@@ -1,8 +1,16 @@
 """The breaker: when a flood of rejects stops the intake, and how it goes on by itself."""
 
+import asyncio
 import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
 
 from app.breaker import PAUSE_GROWS_MAX, WINDOW_S, Breaker
+from tests.app.builders import record_batch
+from tests.app.test_intake import until
+from tests.app.test_worker import AT, LABELS_AT, TOPICS, Bench
 
 PAUSE_S = 10.0
 
@@ -98,3 +106,44 @@ def test_a_flood_is_drained_slowly() -> None:
             its.took(at_s)
             its.count(2048, 2048, at_s + 0.005)
     assert 3600 / (PAUSE_GROWS_MAX * PAUSE_S) <= read < 4 + 3600 / (PAUSE_GROWS_MAX * PAUSE_S)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """A running worker whose Kafka is in memory."""
+    bench = Bench()
+    bench.worker.intake.breakers = {topic: Breaker(0.5, 3, PAUSE_S) for topic in TOPICS}
+    bench.worker.delivery.open()
+    bench.worker.intake.start()
+    agent = asyncio.create_task(bench.run())
+    await until(bench.is_assigned)
+    yield bench
+    await bench.worker.drain()
+    agent.cancel()
+
+
+async def test_a_flood_of_bad_labels_pauses_the_labels_only(bench: Bench) -> None:
+    """Transactions go on, readiness says why, and what else is held stays held beside it."""
+    bad = [(0, at, b"k", b"no label") for at in range(5)]
+    bench.source.add(record_batch(bad, topic="labels"))
+    await until(lambda: bench.source.paused == {LABELS_AT})
+    ready, [why] = bench.worker.readiness()
+    assert not ready
+    assert why.startswith("intake of labels is paused: 5 of 5 records")
+    assert LABELS_AT not in bench.worker.intake.at_end()  # nobody hears of its end
+    bench.add(0, 4)
+    await until(lambda: bench.source.commits == {AT: 4, LABELS_AT: 5})
+    bench.worker.intake.hold({AT})
+    await until(lambda: bench.source.paused == {AT, LABELS_AT})
+    bench.worker.intake.hold(set())
+    await until(lambda: bench.source.paused == {LABELS_AT})
+
+
+async def test_a_new_assignment_stays_paused(bench: Bench) -> None:
+    """A rebalance does not let a paused topic be read."""
+    bench.source.add(record_batch([(0, at, b"k", b"bad") for at in range(5)]))
+    await until(lambda: bench.source.paused == {AT})
+    await asyncio.to_thread(bench.source.revoke)
+    await until(lambda: len(bench.source.sought) > 1)  # claimed anew, and so resumed
+    await until(lambda: bench.source.paused == {AT})
+    assert bench.worker.intake.breakers["transactions"].holds(time.monotonic())
