@@ -272,7 +272,7 @@ def bench_latency(
 
     console = Console(stderr=True)
     report = latency.run(
-        rates=[float(rate) for rate in rates.split(",")],
+        rates=latency.rates_of(rates),
         seconds=seconds,
         bootstrap=bootstrap,
         say=lambda line: console.print(line, highlight=False),

@@ -33,7 +33,7 @@ from app.demo.process import free_ports
 from app.demo.run import demo_settings, fill_store
 from app.demo.traffic import divided
 from app.demo.worker import WorkerProcess
-from app.errors import Unavailable
+from app.errors import ConfigError, Unavailable
 from models.manifest import read
 
 Guarantee = Literal["exactly_once", "at_least_once"]
@@ -72,6 +72,17 @@ def run(
                 say(f"{rate:,.0f}/s {guarantee}: p50 {found['p50_ms']}, p99 {found['p99_ms']} ms")
         where = {"kafka": kafka.kind, "cores": os.cpu_count(), "seconds": seconds}
     return {"runs": runs, "environment": where}
+
+
+def rates_of(text: str) -> list[float]:
+    """Rates as given on a command line; raises ConfigError for what is none."""
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = [0.0]
+    if min(rates) < 1:
+        raise ConfigError(f"{text!r} are no rates; write 2000,20000")
+    return rates
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:

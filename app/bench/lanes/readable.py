@@ -8,6 +8,7 @@ takes little of the worker's cores. It gives up where nothing comes for QUIET_S.
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
@@ -46,7 +47,7 @@ def main(bootstrap: str, topic: str, n: int, warm: int) -> None:
     say(**judged(came, n, warm))
 
 
-def judged(came: list[tuple[int, bytes | None]], n: int, warm: int) -> dict[str, object]:
+def judged(came: Sequence[tuple[int, bytes | None]], n: int, warm: int) -> dict[str, object]:
     """What `came` by when, as the result."""
     decode = Decoder("risk_score")
     ms = np.full(n, np.nan)
