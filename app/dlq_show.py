@@ -17,9 +17,8 @@ from app.dlq import complete
 from app.errors import ConfigError
 from app.labels import label_writers
 from app.letters import (
-    ENVELOPE,
     ERROR,
-    REPLAY,
+    OURS,
     WRONG_FIELDS,
     DeadLetter,
     Source,
@@ -59,7 +58,8 @@ def show(settings: Settings, at: str | None, source: str | None, how: Shown) -> 
     partition, offset = place(at) if at is not None else (meant.partition if meant else 0, -1)
     for letter in letters(settings, partition):
         if letter.offset == offset or (meant is not None and letter.source == meant):
-            typer.echo("\n".join(lines(settings, letter, how)))
+            for line in lines(settings, letter, how):
+                typer.echo(line)
             return 0
     typer.echo(f"no such dead letter in partition {partition}")
     return 1
@@ -73,9 +73,8 @@ def lines(settings: Settings, letter: DeadLetter, how: Shown) -> Iterator[str]:
     yield f"what to do   {remedy(letter.code)}"
     yield "headers"
     for name, value in letter.headers[:HEADERS_MAX]:
-        ours = name == ENVELOPE or name.startswith((ERROR, REPLAY))
         size = f"{len(value or b'')} bytes"
-        yield f"  {shown(name)}: {shown(value or b'') if ours or how.values else size}"
+        yield f"  {shown(name)}: {shown(value or b'') if name in OURS or how.values else size}"
     if len(letter.headers) > HEADERS_MAX:
         yield f"  and {len(letter.headers) - HEADERS_MAX} more"
     whole = letter

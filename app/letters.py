@@ -19,6 +19,10 @@ FIRST_SEEN = ERROR + "first_seen"
 ENVELOPE = "riskwire.envelope"
 REPLAY = "riskwire.replay."
 COUNT, OF = REPLAY + "count", REPLAY + "of"
+_PLACE = ("source.topic", "source.partition", "source.offset")
+_CAUSES = ("code", "stage", "message", "omitted", *_PLACE)
+OURS = frozenset({ENVELOPE, FIRST_SEEN, COUNT, OF, *(ERROR + name for name in _CAUSES)})
+"""Headers whose values a worker or a replay wrote; all others may hold anything."""
 SHOWN_CHARACTERS = 120
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -68,8 +72,7 @@ class DeadLetter:
     @property
     def source(self) -> Source | None:
         """Where the record lay; None in what no worker wrote."""
-        parts = (self.says(f"{ERROR}source.{name}") for name in ("topic", "partition", "offset"))
-        return Source.parse("/".join(parts))
+        return Source.parse("/".join(self.says(ERROR + name) for name in _PLACE))
 
     @property
     def replays(self) -> int:
@@ -104,7 +107,7 @@ class Wanted:
             and letter.written_ms >= self.since_ms
             and (self.until_ms is None or letter.written_ms < self.until_ms)
             and self.partition in (None, letter.partition)
-            and (not self.topic or letter.says(ERROR + "source.topic") == self.topic)
+            and (not self.topic or letter.says(ERROR + _PLACE[0]) == self.topic)
         )
 
 
