@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from app.adapters.dead_letters import fetched, letters, replayed
 from app.adapters.topics import describe_topics
 from app.adapters.transport import open_transactor
 from app.config import Settings
-from app.errors import BrokerUnavailable, ConfigError
+from app.errors import BrokerUnavailable, ConfigError, RejectCode
 from app.letters import DeadLetter, Source, Wanted, again, as_time, shown
 from app.ports import Transactor
 from app.records import Letter, Outbound
@@ -35,7 +34,7 @@ BATCH_BYTES = 8 << 20
 BATCHES_PER_S = 10
 SEND_BYTES_MAX = 100_000_000
 """Of a record, before it is compressed; what a broker takes is its own to say."""
-NO_LETTER = "(no letter)"
+CODES, NO_LETTER = frozenset(RejectCode), "(no letter)"
 SENT, DONE, CAPPED, GONE, FOREIGN = "replayed", "already", "capped", "gone", "foreign"
 OUTCOMES = {
     SENT: "sent again",
@@ -80,13 +79,14 @@ def ls(settings: Settings, wanted: Wanted, *, each: bool, as_json: bool) -> None
         return
     spans: dict[str, Span] = {}
     for letter in found:
-        code, at_ms = letter.code or NO_LETTER, letter.written_ms
+        # A closed list, so that nothing that was forged into the topic grows it.
+        code, at_ms = letter.code if letter.code in CODES else NO_LETTER, letter.written_ms
         count, oldest, newest = spans.get(code, Span(0, at_ms, at_ms))
         spans[code] = Span(count + 1, min(oldest, at_ms), max(newest, at_ms))
     rows = sorted(spans.items(), key=lambda item: -item[1].letters)
     if as_json:
         for code, (count, oldest, newest) in rows:
-            row = {"code": shown(code), "letters": count}
+            row = {"code": code, "letters": count}
             row |= {"oldest": as_time(oldest), "newest": as_time(newest)}
             typer.echo(json.dumps(row))
         return
@@ -95,7 +95,7 @@ def ls(settings: Settings, wanted: Wanted, *, each: bool, as_json: bool) -> None
     for name in ("code", "letters", "oldest", "newest"):
         table.add_column(name, justify="right" if name == "letters" else "left")
     for code, (count, oldest, newest) in rows:
-        table.add_row(escape(shown(code)), f"{count:,}", as_time(oldest), as_time(newest))
+        table.add_row(code, f"{count:,}", as_time(oldest), as_time(newest))
     Console().print(table)
 
 
