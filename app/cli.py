@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app import bench_overload_cli, cli_models, simulation_cli, state_cli
+from app import bench_overload_cli, cli_models, dlq_cli, simulation_cli, state_cli
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ cli_models.add(app)
 state_cli.add(app)
 simulation_cli.add(app)
 bench_overload_cli.add(bench)
+dlq_cli.add(app)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]
@@ -257,6 +258,34 @@ def bench_stages(
         typer.echo(json.dumps(report))
     else:
         stages.show(report, Console())
+
+
+@bench.command("latency")
+def bench_latency(
+    rates: Annotated[str, typer.Option(help="Transactions a second.")] = "2000,20000",
+    seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
+    bootstrap: Annotated[str | None, typer.Option(help="A Kafka that is there already.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """From a transaction's due time until its score can be read, exactly and at least once."""
+    from rich.console import Console
+
+    from app.bench import latency
+
+    console = Console(stderr=True)
+    report = latency.run(
+        rates=latency.rates_of(rates),
+        seconds=seconds,
+        bootstrap=bootstrap,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report))
+    else:
+        latency.show(report, Console())
 
 
 @app.command()

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     topic_watermarks: str = Field(
         "watermarks", description="Internal: up to when logs are complete that are quiet."
     )
+    topic_replays: str = Field(
+        "replays", description="Internal: which dead letters `riskwire dlq replay` has sent again."
+    )
     partitions: int = Field(4, ge=1, le=10_000, description="Partitions of each topic.")
     replication: int = Field(
         1, ge=1, le=7, description="Replication factor that `topics apply` gives each topic."
@@ -194,6 +197,22 @@ class Settings(BaseSettings):
         "for them (replays).",
     )
 
+    reject_share_max: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="More rejects than that in a minute pause the topic's intake; 1: never.",
+    )
+    reject_records_min: int = Field(
+        1000, ge=1, description="Records in a minute from which on that share counts."
+    )
+    breaker_pause_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Pause until one batch is tried; doubled while that is rejected.",
+    )
+
     value_bytes_max: int = Field(
         16_384, ge=64, le=1_000_000, description="Longest value of a transaction."
     )
@@ -244,7 +263,9 @@ class Settings(BaseSettings):
 
     def topic(
         self,
-        role: Literal["transactions", "labels", "scores", "alerts", "dead_letters", "watermarks"],
+        role: Literal[
+            "transactions", "labels", "scores", "alerts", "dead_letters", "watermarks", "replays"
+        ],
     ) -> str:
         """Full name of a topic."""
         name: str = getattr(self, f"topic_{role}")

@@ -11,7 +11,7 @@ fastavro lets much pass that no writer produces (negative indexes, a boolean 7, 
 
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,6 +220,25 @@ def _fields(value: bytes, at: int, writer: WriterSchema, writers: Writers) -> Fi
     if not isinstance(fields, dict):
         raise Fault(RejectCode.UNDECODABLE)
     return fields
+
+
+def spans(value: bytes, writers: Writers) -> Iterator[tuple[str, int, int]]:
+    """Each field of the writer's: its name, and where in the value it begins and ends.
+
+    Raises Fault where the first wrong field should begin, and for what no writer is known for.
+    """
+    framing, key, at = _framing(value)
+    try:
+        writer = writers.find(framing, key)
+    except KeyError:
+        writer = None
+    if writer is None:
+        raise Fault(RejectCode.UNKNOWN_SCHEMA)
+    for each in writer.bare["fields"]:
+        start, at = at, _end(each["type"], writer.names, value, at)
+        yield each["name"], start, at
+    if at != len(value):
+        raise Fault(RejectCode.TRAILING_BYTES)
 
 
 def _take(value: bytes, at: int, size: int) -> int:

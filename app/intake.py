@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from app.batching import BatchPolicy
+from app.breaker import Breaker
 from app.errors import BrokerUnavailable
 from app.ledger import Ledger, Position, next_offsets
 from app.metrics import Metrics
@@ -58,12 +59,13 @@ class Intake:
         limits: IntakeLimits,
         metrics: Metrics,
         owner: StateOwner,
+        breakers: Mapping[str, Breaker] | None = None,
     ) -> None:
-        """`open_source` is called on the thread."""
+        """`open_source` is called on the thread; `breakers`, by topic, say what may be read."""
         self._open, self.ledger, self.policy, self._limits = open_source, ledger, policy, limits
         self._metrics = metrics
         self._metrics.closed_by = policy.closed_by
-        self._owner = owner
+        self._owner, self.breakers = owner, breakers or {}
         self._position: dict[Position, int] = {}
         self._unclaimed: set[Position] = set()
         self._going_back = False
@@ -169,7 +171,9 @@ class Intake:
         return {
             at
             for at, end in self._ends.items()
-            if self._position.get(at, -1) >= end > -1 and at not in self._unclaimed
+            if self._position.get(at, -1) >= end > -1
+            and at not in self._unclaimed
+            and at not in self._logs_held  # nobody hears of its end
         }
 
     def ended(self, task: asyncio.Future[None]) -> None:
@@ -257,6 +261,8 @@ class Intake:
             self._metrics.ages.polled(batch, self._confirmed)
             for p, offset in next_offsets(batch).items():
                 self._position[batch.topic, p] = offset
+            if (breaker := self.breakers.get(batch.topic)) is not None:
+                breaker.took(time.monotonic())
 
     def _claimed_only(self, batches: Sequence[RecordBatch]) -> list[RecordBatch]:
         """Without records of partitions that are still to be claimed: these are read again."""
@@ -271,10 +277,12 @@ class Intake:
         return kept
 
     def _hold_logs(self, source: Source) -> None:
-        wanted = self._wanted_held & source.assignment()
+        owned, now_s = source.assignment(), time.monotonic()
+        broken = {topic for topic, breaker in self.breakers.items() if breaker.holds(now_s)}
+        wanted = frozenset(at for at in owned if at in self._wanted_held or at[0] in broken)
         if wanted == self._logs_held:
             return
-        source.resume(sorted((self._logs_held - wanted) & source.assignment()))
+        source.resume(sorted((self._logs_held - wanted) & owned))
         source.pause(sorted(wanted))
         self._logs_held = wanted
 

@@ -105,6 +105,7 @@ class Metrics:
             "partition",
         )
         self._snapshots = counter("snapshots", "Snapshots of partitions.", "result")
+        self._breaker = gauge("breaker_open", "1 while rejects pause the intake.", "topic")
         self._ready = gauge("ready", "1 while the worker is ready.")
         self._info = Info("riskwire", "What runs.", registry=registry)
         self._store = Histogram(
@@ -215,6 +216,10 @@ class Metrics:
     def snapshot(self, *, ok: bool) -> None:
         """A snapshot was taken or not: riskwire_snapshots_total."""
         self._snapshots.labels("ok" if ok else "failed").inc()
+
+    def breaker(self, topic: str, *, is_open: bool) -> None:
+        """Set riskwire_breaker_open of an input topic."""
+        self._breaker.labels(topic).set(int(is_open))
 
     def ready(self, *, ready: bool) -> None:
         """Set riskwire_ready."""

@@ -33,6 +33,7 @@ from app.adapters.watermarks import KafkaWatermarks
 from app.align import Alignment
 from app.backoff import Backoff
 from app.batching import BatchPolicy
+from app.breaker import Breaker
 from app.config import Settings
 from app.delivery import Announcements, Deliverer, Delivery
 from app.emit import Route
@@ -105,7 +106,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         shedding=_shedding(settings),
         ages=metrics.ages,
     )
-    intake = _intake(settings, transport, metrics, ownership)
+    intake = _intake(settings, transport, topics, metrics, ownership)
     if outage is not None:
         outage.returned = lambda: intake.go_back() if live.lacking.partitions else None
     metrics.info(
@@ -158,7 +159,19 @@ def _ownership(
     )
 
 
-def _intake(settings: Settings, transport: str, metrics: Metrics, ownership: Ownership) -> Intake:
+def _intake(
+    settings: Settings,
+    transport: str,
+    topics: Sequence[str],
+    metrics: Metrics,
+    ownership: Ownership,
+) -> Intake:
+    def breaker(topic: str) -> Breaker:
+        metrics.breaker(topic, is_open=False)
+        return Breaker(
+            settings.reject_share_max, settings.reject_records_min, settings.breaker_pause_s
+        )
+
     return Intake(
         partial(open_source, settings, transport),
         Ledger(),
@@ -171,6 +184,7 @@ def _intake(settings: Settings, transport: str, metrics: Metrics, ownership: Own
         ),
         metrics,
         ownership,
+        {topic: breaker(topic) for topic in topics},
     )
 
 

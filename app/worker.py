@@ -8,6 +8,8 @@ one.
 import asyncio
 import time
 
+import structlog
+
 from app.align import Alignment, too_many
 from app.delivery import Deliverer, Output
 from app.enrich import Dropped
@@ -30,6 +32,7 @@ from app.pipeline import (
 from app.records import Outbound, RecordBatch
 from features.state import LABELS, TRANSACTIONS
 
+log = structlog.get_logger("riskwire.worker")
 _ASK_AGAIN_S = 30.0
 _LOOK_S = 1.0
 _FOLLOW_S = 0.02
@@ -120,6 +123,7 @@ class Worker:
     def _output(self, its: Decided) -> Output:
         """What a batch sends; it is counted when it is sent."""
         self._now_and_then(its)
+        self._judge(its.records.topic, len(its.scored.transactions), len(its.rejects))
         done: list[Processed] = []
 
         def encode() -> Outbound:
@@ -133,7 +137,22 @@ class Worker:
         learned = await learn(records, self.labels, self.parts)
         self.metrics.labels(learned.labels)
         self.metrics.batch(scored=0, rejects=learned.rejects)
+        self._judge(self.labels.topic, learned.labels, learned.rejects.total())
         return learned.outbound
+
+    def _judge(self, topic: str, good: int, rejects: int) -> None:
+        """Let the topic's breaker know, and say so where it opens, waits on or closes."""
+        breaker = self.intake.breakers.get(topic)
+        if breaker is None:
+            return
+        before = breaker.reason
+        breaker.count(good + rejects, rejects, time.monotonic())
+        if breaker.reason != before:
+            self.metrics.breaker(topic, is_open=bool(breaker.reason))
+            if breaker.reason:
+                log.error("too many rejects: intake is paused", topic=topic, why=breaker.reason)
+            else:
+                log.info("intake goes on", topic=topic)
 
     async def drain(self) -> None:
         """Stop intake, let what is in hand finish and commit, close the producer."""
@@ -177,6 +196,11 @@ class Worker:
         reasons += self.ownership.progress.reasons(self.parts.clock())
         if self.delivery.failing:
             reasons.append(self.delivery.failing)
+        reasons += [
+            f"intake of {topic} is paused: {breaker.reason}"
+            for topic, breaker in self.intake.breakers.items()
+            if breaker.reason
+        ]
         self.metrics.ready(ready=not reasons)
         return not reasons, reasons
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -338,5 +339,6 @@ class ObjectSink:
 
     def close(self, timeout_ms: int) -> None:
         """See `Sink.close`."""
-        self._producer.flush(timeout_ms / 1000)
+        with suppress(KafkaException):  # of a producer that was fenced, say
+            self._producer.flush(timeout_ms / 1000)
         self._producer.purge()

@@ -72,7 +72,7 @@ class Change:
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """Return the six topics as the settings want them, transactions first."""
+    """Return the seven topics as the settings want them, transactions first."""
     # Broker time on the way in: the wait in the broker can be told from the wait before it, and
     # replayed events are not deleted for their age.
     arrival = {TIMESTAMP_TYPE: "LogAppendTime"}
@@ -87,6 +87,8 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(settings.topic("dead_letters"), count, copies, letters),
         # Of each position the latest, for as long as the inputs may be read again.
         Topic(settings.topic("watermarks"), count, copies, {CLEANUP: "compact"}),
+        # Of each source position one, for as long as its dead letter may lie there: for ever.
+        Topic(settings.topic("replays"), count, copies, {CLEANUP: "compact"}),
     ]
 
 

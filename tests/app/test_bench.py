@@ -13,8 +13,8 @@ from rich.console import Console
 
 import schemas
 from app import decode
-from app.bench import stages, throughput
-from app.bench.lanes import hand_loop
+from app.bench import latency, stages, throughput
+from app.bench.lanes import hand_loop, readable
 from app.bench.lanes.lane import Meter, task
 from app.bench.load import SPAN_US, load
 from app.bench.throughput import Result, run
@@ -24,6 +24,8 @@ from app.errors import ConfigError, Unavailable
 from app.writers import Writers
 from features.contract import DAY_US
 from tests.app.builders import T0, record_batch
+from tests.app.test_follow import LATENCY, SCORE
+from tests.app.test_follow import encoded as encoded_score
 from tests.strategies import LIMITS
 
 ENVIRONMENT: dict[str, Any] = {}
@@ -173,3 +175,29 @@ def test_stages_are_measured() -> None:
         assert set(stages.STAGES) <= report[name].keys()
         assert report[name]["alerts"] > 0
     assert all(us > 0 for us in report["kernel alone"].values())
+
+
+def test_lateness_counts_from_due_and_what_is_missing_shows() -> None:
+    """Percentiles without the warm-up; a score that is missing or doubled makes it incomplete."""
+    header = schemas.load("risk_score").single_object_header
+
+    def score(number: int) -> bytes:
+        latency_of = {**LATENCY, "event_time": T0 + number}
+        fields = {**SCORE, "transaction_id": f"p{T0}-{number}", "latency": latency_of}
+        return encoded_score(header, fields)
+
+    came = [(T0 + n + 1000 * (n + 1), score(n)) for n in range(4)]
+    assert readable.judged(came, 4, 2) == {
+        "records": 4, "complete": True, "p50_ms": 3.5, "p99_ms": 3.99, "max_ms": 4.0,
+    }  # fmt: skip
+    assert not readable.judged(came[:3], 4, 0)["complete"]
+    assert not readable.judged([*came, came[0]], 4, 0)["complete"]
+    assert not readable.judged([*came[:3], came[0]], 4, 0)["complete"]
+
+
+def test_rates_are_numbers() -> None:
+    """What is no rate is refused before anything is started."""
+    assert latency.rates_of("2000,20000") == [2000.0, 20000.0]
+    for text in ("fast", "", "0", "100,"):
+        with pytest.raises(ConfigError, match="2000,20000"):
+            latency.rates_of(text)
