@@ -25,7 +25,7 @@ from app.adapters.topics import describe_topics
 from app.adapters.transport import open_transactor
 from app.config import Settings
 from app.errors import BrokerUnavailable, ConfigError, RejectCode
-from app.letters import DeadLetter, Source, Wanted, again, as_time, shown
+from app.dead_letter import DeadLetter, Source, Wanted, again, as_time, shown
 from app.ports import Transactor
 from app.records import Letter, Outbound
 

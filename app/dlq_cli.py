@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from app.config import Settings
-    from app.letters import Wanted
+    from app.dead_letter import Wanted
 
 RATE, COUNT_MAX = 500.0, 3
 
@@ -106,7 +106,7 @@ def _wanted(
     partition: int | None,
     topic: str,
 ) -> "Wanted":
-    from app.letters import Wanted, instant_ms, known_codes
+    from app.dead_letter import Wanted, instant_ms, known_codes
 
     now_ms = time.time_ns() // 1_000_000
     return Wanted(

@@ -16,7 +16,7 @@ from app.decode_twin import Fault, spans
 from app.dlq import complete
 from app.errors import ConfigError
 from app.labels import label_writers
-from app.letters import (
+from app.dead_letter import (
     ERROR,
     OURS,
     WRONG_FIELDS,

@@ -23,7 +23,7 @@ from app.demo.worker import environment
 from app.dlq_show import Shown
 from app.emit import Route, letters
 from app.errors import BrokerUnavailable, RejectCode
-from app.letters import DeadLetter, Source, Wanted
+from app.dead_letter import DeadLetter, Source, Wanted
 from app.records import Header, Letter, Outbound, Reject
 from tests.app.builders import record_batch
 

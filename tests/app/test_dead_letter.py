@@ -8,7 +8,7 @@ from app.decode_twin import Fault, spans
 from app.dlq_show import Shown, dumped, fields, place
 from app.emit import Route, letters
 from app.errors import ConfigError, RejectCode
-from app.letters import (
+from app.dead_letter import (
     DAMAGED,
     DeadLetter,
     Source,
