@@ -53,6 +53,7 @@ ACCEPTED, SLOW, UNRESOLVED = -1, -2, -3
 """A verdict of the loop is one of these or a place in CODES; SLOW is a plan's base, too."""
 
 CODES = tuple(RejectCode)
+STAGES = tuple(reject(0, code).stage for code in CODES)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -132,8 +133,8 @@ def _head(rows: Transactions, count: int) -> Transactions:
 
 def _rejects(verdicts: Int8s) -> list[Reject]:
     rows = np.flatnonzero(verdicts >= 0)
-    codes = zip(rows.tolist(), verdicts[rows].tolist(), strict=True)
-    return [reject(row, CODES[code]) for row, code in codes]
+    codes = verdicts[rows].tolist()
+    return list(map(Reject, rows.tolist(), (CODES[k] for k in codes), (STAGES[k] for k in codes)))
 
 
 def _unresolved(records: RecordBatch, verdicts: Int8s) -> frozenset[int]:

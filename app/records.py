@@ -7,7 +7,7 @@ alerted. Times are int64 microseconds since 1970-01-01 UTC unless the name says 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,8 +163,7 @@ class Transactions:
         return Ragged(self.text, self.text_start[k], self.text_length[k])
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(NamedTuple):
     """A record that cannot be scored: its index in the RecordBatch, and why."""
 
     row: int
@@ -207,6 +206,44 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Letters(Sequence[Letter]):
+    """n dead letters of one topic in columns, partition int32 (n,); an item is made when asked for.
+
+    `headers` are packed by `pack_headers`; length 0 where there are none.
+    """
+
+    topic: str
+    partition: Int32s
+    keys: Ragged
+    values: Ragged
+    headers: Ragged
+
+    @classmethod
+    def of(cls, letter: Letter) -> "Letters":
+        """The columns of a single one."""
+        return cls(
+            letter.topic,
+            np.array([letter.partition], np.int32),
+            Ragged.of([letter.key]),
+            Ragged.of([letter.value]),
+            Ragged.of([pack_headers(letter.headers)]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.partition)
+
+    @overload
+    def __getitem__(self, i: int) -> Letter: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Letter]: ...
+    def __getitem__(self, i: int | slice) -> Letter | Sequence[Letter]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        headers = tuple(unpack_headers(self.headers[i] or b""))
+        return Letter(self.topic, int(self.partition[i]), self.keys[i], self.values[i], headers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Outbound:
     """All that one micro-batch sends, and the input offsets that it completes.
 
@@ -214,12 +251,19 @@ class Outbound:
     """
 
     columns: tuple[Columns, ...]
-    letters: tuple[Letter, ...]
+    letters: Sequence[Letter]
     source_topic: str
     next_offset: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.columns)) + len(self.letters)
+
+    @property
+    def letter_bytes(self) -> int:
+        """How many bytes the values of the dead letters have."""
+        if isinstance(self.letters, Letters):
+            return int(np.maximum(self.letters.values.length, 0).sum())
+        return sum(len(letter.value or b"") for letter in self.letters)
 
 
 def pack_headers(headers: Iterable[tuple[str, bytes | None]]) -> bytes:

@@ -31,6 +31,7 @@ PURE_STAGES = (
     "align",
     "entities",
     "labels",
+    "letters",
     "live",
     "meta",
     "records",

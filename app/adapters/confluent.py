@@ -251,7 +251,7 @@ class ObjectSink:
     def send(self, outbound: Outbound, ticket: int) -> None:
         """See `Sink.send`; raises BrokerUnavailable if librdkafka refuses a record."""
         self._remaining[ticket] = len(outbound)
-        self._bytes.append(sum(len(letter.value or b"") for letter in outbound.letters))
+        self._bytes.append(outbound.letter_bytes)
         reported = partial(self._reported, ticket)
         for columns in outbound.columns:
             self._send_columns(columns, reported)
