@@ -15,7 +15,6 @@ import numpy as np
 from app.errors import REJECT_MESSAGES
 from app.records import (
     Header,
-    Int64s,
     Letter,
     Letters,
     Ragged,
@@ -108,15 +107,16 @@ def _letter(records: RecordBatch, reject: Reject, topic: str, bytes_max: int) ->
     return Letter(topic, partition, key, value, headers)
 
 
-def _with(letters: Letters, odd: Int64s, each: Sequence[Letter]) -> Letters:
+def _with(letters: Letters, odd: list[int], each: Sequence[Letter]) -> Letters:
     """Put the letters that Python made in their places."""
     if not each:
         return letters
     headers = Ragged.of([pack_headers(letter.headers) for letter in each])
     packed, keys, values = letters.headers, letters.keys, letters.values
     packed.start[odd], packed.length[odd] = len(packed.data) + headers.start, headers.length
-    for column, nothing in ((keys, "key"), (values, "value")):
-        column.length[odd[[getattr(letter, nothing) is None for letter in each]]] = -1
+    for column, name in ((keys, "key"), (values, "value")):
+        rows = [i for i, letter in zip(odd, each, strict=True) if getattr(letter, name) is None]
+        column.length[rows] = -1
     data = _frozen(np.concatenate([packed.data, headers.data]))
     headers = Ragged(data, packed.start, packed.length)
     return Letters(letters.topic, letters.partition, keys, values, headers)
@@ -203,13 +203,13 @@ def _put(out: Any, at: Any, data: Any, start: Any, length: Any) -> Any:
 @nb.njit(nogil=True, cache=True)
 def _put_number(out: Any, at: Any, number: Any) -> Any:
     """The length of a number's decimal digits as int32, and these."""
-    rest, digits = np.int64(number), 1
+    rest, digits = number, 1
     while rest >= 10:
         rest //= 10
         digits += 1
     for j in range(4):
         out[at + j] = np.uint8((digits >> (8 * j)) & 0xFF)
-    rest = np.int64(number)
+    rest = number
     for j in range(digits):
         out[at + 3 + digits - j] = np.uint8(0x30 + rest % 10)
         rest //= 10
