@@ -60,10 +60,8 @@ def letters_of(
         *_PLACE_NAMES, _bytes(OURS.encode()), bytes_max, out, start, length,
     )  # fmt: skip
     letters = Letters(topic, partition, keys, values, Ragged(_frozen(out), start, length))
-    odd = np.flatnonzero(length == ODD)
-    return _with(
-        letters, odd, [_letter(records, rejects[i], topic, bytes_max) for i in odd.tolist()]
-    )
+    odd: list[int] = np.flatnonzero(length == ODD).tolist()
+    return _with(letters, odd, [_letter(records, rejects[i], topic, bytes_max) for i in odd])
 
 
 def _causes(source: str, code: Any, stage: str) -> list[Header]:
@@ -169,7 +167,8 @@ def _pack(kind: Any, partition: Any, offset: Any, headers: Any, key_length: Any,
 @nb.njit(nogil=True, cache=True)
 def _lengths(data: Any, start: Any, size: Any, ours: Any) -> Any:
     """Bytes of packed headers that only say lengths; -1 if one is ours, or they are damaged."""
-    at, count = np.int64(0), 0
+    at: Any = np.int64(0)
+    count = 0
     while at >= 0 and size - at >= 8:
         length = _int32(data, start + at)
         same = length >= len(ours) and length <= size - at - 8
