@@ -43,12 +43,13 @@ __all__ = ["Decoded", "Limits", "Writers", "decode"]
 LONG, INT, STRING, BYTES, UNION, ENUM, INDEX, BLOCK, NEXT = range(9)
 NULL, CHANNEL, FIXED, BOOLEAN, REJECT, END = range(9, 15)
 CONFLUENT, SINGLE_OBJECT = range(2)
-UNKNOWN_BASE = -1
+UNKNOWN_BASE, REFUSED_BASE = -1, -4
 EVENT_TIME, AMOUNT, CHANNEL_SLOT, FIRST_STRING = range(4)
 TRANSACTION_ID, CUSTOMER_ID, TERMINAL_ID, CURRENCY, CATEGORY, COUNTRY, DEVICE_ID = range(3, 17, 2)
 NULL_VALUE, EMPTY_VALUE, VALUE_TOO_LARGE, HEADERS_TOO_LARGE, BAD_MAGIC, UNKNOWN_SCHEMA = range(6)
 TRUNCATED, TRAILING_BYTES, BAD_LENGTH, BAD_VARINT, BAD_BRANCH, BAD_BOOLEAN = range(6, 12)
 BAD_UTF8, BAD_ID, BAD_KEY, BAD_AMOUNT, BAD_CURRENCY, BAD_TIME = range(12, 18)
+REFUSED_SCHEMA = 19
 ACCEPTED, SLOW, UNRESOLVED = -1, -2, -3
 """A verdict of the loop is one of these or a place in CODES; SLOW is a plan's base, too."""
 
@@ -201,6 +202,8 @@ def _decode_rows(values: Any, keys: Any, headers: Any, stamps: Any, polled_us: A
                 last_framing, last_key = framing, key
             if base >= 0:
                 verdict = _interpret(data, at, end, code, base, slots)
+            elif base == REFUSED_BASE:
+                verdict = REFUSED_SCHEMA
             else:
                 verdict = UNKNOWN_SCHEMA if base == UNKNOWN_BASE else base
         if verdict == ACCEPTED:

@@ -178,7 +178,8 @@ def _decode_one(records: RecordBatch, row: int, writers: Writers, limits: Limits
     except KeyError:
         raise _UnresolvedId(key) from None
     if writer is None:
-        raise Fault(RejectCode.UNKNOWN_SCHEMA)
+        refused = writers.is_refused(framing, key)
+        raise Fault(RejectCode.REFUSED_SCHEMA if refused else RejectCode.UNKNOWN_SCHEMA)
     return _fields(value, at, writer, writers)
 
 

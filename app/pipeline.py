@@ -195,12 +195,13 @@ async def resolved(unresolved: Collection[int], writers: Writers, parts: Parts) 
 def know(writers: Writers, schema_id: int, text: str | None) -> None:
     """Know a writer schema from now on.
 
-    Its records are rejected if there is none or it cannot be used.
+    Its records are rejected if there is none (UNKNOWN_SCHEMA) or it is refused (REFUSED_SCHEMA).
     """
+    if text is None:
+        writers.mark_unknown(schema_id)
+        return
     try:
-        if text is not None:
-            writers.add_id(schema_id, text)
-            return
+        writers.add_id(schema_id, text)
     except SchemaError as error:
-        log.warning("writer schema cannot be used", schema_id=schema_id, error=str(error))
-    writers.mark_unknown(schema_id)
+        log.warning("writer schema is refused", schema_id=schema_id, error=str(error))
+        writers.mark_refused(schema_id)

@@ -35,6 +35,7 @@ PURE_STAGES = (
     "live",
     "meta",
     "records",
+    "schema_lint",
     "score",
     "writers",
 )
