@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app import cli_models, schemas_cli
+from app import cli_models, hostile_cli, schemas_cli
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app.add_typer(features, name="features")
 app.add_typer(bench, name="bench")
 cli_models.add(app)
 schemas_cli.add(app)
+hostile_cli.add(bench)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]
