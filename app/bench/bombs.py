@@ -161,7 +161,7 @@ BOMBS: dict[str, Bomb] = {
     "map of 5,000 keys, the last no UTF-8": Bomb(
         C.BAD_UTF8, by(MAPS, encode_long(5001) + b"\2k\0" * 5000 + b"\2\xff\0\0")
     ),
-    "7 arrays deep, 2,000 times": Bomb(
+    "15,000 bytes, 7 arrays deep": Bomb(
         C.TRUNCATED, by(DEEP, (b"\2" * 7 + b"\2" + b"\0" * 6) * 1100)
     ),
     "10,000 branches, the last -1": Bomb(

@@ -5,7 +5,7 @@ import pytest
 from app.bench import bombs
 from app.bench.bombs import BOMBS, KEY, SCHEMAS, Bomb
 from app.decode import Writers
-from app.errors import SchemaError
+from app.errors import RejectCode, SchemaError
 from app.letters import letters_of
 from app.records import Header
 from tests.strategies import BOTH, LIMITS, Decode, batch, fields_of
@@ -39,7 +39,7 @@ def test_there_are_enough() -> None:
 @pytest.mark.parametrize("name", BOMBS)
 def test_each_comes_back_with_its_code(decode: Decode, name: str) -> None:
     """It is one reject of its code, the good records beside it are read, and its bytes are kept."""
-    bomb, good = BOMBS[name], Bomb(bombs.C.BAD_ID, bombs.value())
+    bomb, good = BOMBS[name], Bomb(RejectCode.BAD_ID, bombs.value())
     rows = (good, bomb, good)
     records = batch([r.value for r in rows], [r.key for r in rows], {1: bomb.headers})
     result = decode(records, WRITERS, LIMITS)
