@@ -30,10 +30,8 @@ from app.decode_twin import (
     Decoded,
     Limits,
     fill_in,
-    reject,
 )
-from app.errors import RejectCode
-from app.records import STRING_FIELDS, Int8s, Ragged, RecordBatch, Reject, Transactions
+from app.records import STRING_FIELDS, Int8s, Ragged, RecordBatch, Rejects, Transactions
 from app.writers import Writers
 
 __all__ = ["Decoded", "Limits", "Writers", "decode"]
@@ -51,10 +49,8 @@ TRUNCATED, TRAILING_BYTES, BAD_LENGTH, BAD_VARINT, BAD_BRANCH, BAD_BOOLEAN = ran
 BAD_UTF8, BAD_ID, BAD_KEY, BAD_AMOUNT, BAD_CURRENCY, BAD_TIME = range(12, 18)
 REFUSED_SCHEMA = 19
 ACCEPTED, SLOW, UNRESOLVED = -1, -2, -3
-"""A verdict of the loop is one of these or a place in CODES; SLOW is a plan's base, too."""
+"""A verdict of the loop is one of these or a place in RejectCode; SLOW is a plan's base, too."""
 
-CODES = tuple(RejectCode)
-STAGES = tuple(reject(0, code).stage for code in CODES)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -76,9 +72,9 @@ def decode(records: RecordBatch, writers: Writers, limits: Limits) -> Decoded:
         verdicts,
     )
     if count == len(records):
-        return Decoded(rows, [], frozenset())
+        return Decoded(rows, Rejects.of(()), frozenset())
     if unresolved := _unresolved(records, verdicts):
-        return Decoded(_head(rows, 0), [], unresolved)
+        return Decoded(_head(rows, 0), Rejects.of(()), unresolved)
     decoded = Decoded(_head(rows, count), _rejects(verdicts), frozenset())
     slow = np.flatnonzero(verdicts == SLOW)
     return fill_in(decoded, records, slow, writers, limits) if len(slow) else decoded
@@ -132,10 +128,9 @@ def _head(rows: Transactions, count: int) -> Transactions:
     return Transactions(text=rows.text, **dict(zip(COLUMNS, head, strict=True)))
 
 
-def _rejects(verdicts: Int8s) -> list[Reject]:
+def _rejects(verdicts: Int8s) -> Rejects:
     rows = np.flatnonzero(verdicts >= 0)
-    codes = verdicts[rows].tolist()
-    return list(map(Reject, rows.tolist(), (CODES[k] for k in codes), (STAGES[k] for k in codes)))
+    return Rejects(rows, verdicts[rows])
 
 
 def _unresolved(records: RecordBatch, verdicts: Int8s) -> frozenset[int]:

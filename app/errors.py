@@ -74,6 +74,17 @@ class RejectCode(enum.StrEnum):
     REFUSED_SCHEMA = "REFUSED_SCHEMA"
 
 
+SEMANTIC = frozenset(
+    {
+        RejectCode.BAD_ID,
+        RejectCode.BAD_KEY,
+        RejectCode.BAD_AMOUNT,
+        RejectCode.BAD_CURRENCY,
+        RejectCode.BAD_TIME,
+    }
+)
+"""Codes of the stage "validate": the value decodes but makes no sense. All others are "decode"."""
+
 REJECT_MESSAGES: dict[RejectCode, str] = {
     RejectCode.NULL_VALUE: "the record has no value; transactions are never tombstones",
     RejectCode.EMPTY_VALUE: "the value has no bytes",

@@ -20,6 +20,7 @@ from app.records import (
     Ragged,
     RecordBatch,
     Reject,
+    Rejects,
     pack_headers,
     unpack_headers,
 )
@@ -43,10 +44,9 @@ def letters_of(
 
     A letter that was replayed and is rejected again keeps the time of its first rejection.
     """
-    rows = np.fromiter((reject.row for reject in rejects), np.int64, len(rejects))
-    kinds: dict[tuple[str, str], int] = {}
-    kind = [kinds.setdefault(reject[1:], len(kinds)) for reject in rejects]
-    causes = [pack_headers(_causes(records.topic, *each)) for each in kinds]
+    its = Rejects.of(rejects)
+    rows, (_, first, kind) = its.row, np.unique(its.code, return_index=True, return_inverse=True)
+    causes = [pack_headers(_causes(records.topic, its[i])) for i in first.tolist()]
     before, after = Ragged.of(causes), _bytes(pack_headers(_ends(records.polled_us)))
     partition, headers = records.partition[rows], records.headers.take(rows)
     keys, values = records.keys.take(rows), records.values.take(rows)
@@ -55,17 +55,22 @@ def letters_of(
     start = np.cumsum(room) - room
     out, length = np.empty(int(room.sum()), np.uint8), np.empty(len(rows), np.int32)
     _pack(
-        np.array(kind, np.int64), partition, records.offset[rows],
+        kind, partition, records.offset[rows],
         _parts(headers), keys.length, values.length, _parts(before), after,
         *_PLACE_NAMES, _bytes(OURS.encode()), bytes_max, out, start, length,
     )  # fmt: skip
     letters = Letters(topic, partition, keys, values, Ragged(_frozen(out), start, length))
     odd: list[int] = np.flatnonzero(length == ODD).tolist()
-    return _with(letters, odd, [_letter(records, rejects[i], topic, bytes_max) for i in odd])
+    return _with(letters, odd, [_letter(records, its[i], topic, bytes_max) for i in odd])
 
 
-def _causes(source: str, code: Any, stage: str) -> list[Header]:
-    texts = {"code": code, "stage": stage, "message": REJECT_MESSAGES[code], "source.topic": source}
+def _causes(source: str, reject: Reject) -> list[Header]:
+    texts = {
+        "code": reject.code,
+        "stage": reject.stage,
+        "message": REJECT_MESSAGES[reject.code],
+        "source.topic": source,
+    }
     return [Header(_ERROR + name, text.encode()) for name, text in texts.items()]
 
 
@@ -83,7 +88,7 @@ def _letter(records: RecordBatch, reject: Reject, topic: str, bytes_max: int) ->
     seen = next((h.value for h in original if h.name == _FIRST_SEEN), None)
     first, envelope = _ends(records.polled_us)
     ours = (
-        *_causes(records.topic, reject.code, reject.stage),
+        *_causes(records.topic, reject),
         Header(_PARTITION, str(records.partition[row]).encode()),
         Header(_OFFSET, str(records.offset[row]).encode()),
         Header(_FIRST_SEEN, seen or first.value),

@@ -23,7 +23,7 @@ from app.errors import RejectCode, SchemaError
 from app.labels import DecodedLabels, decode_labels
 from app.latency import Instants
 from app.ports import Clock, Explainer, Scorer, WriterSchemas
-from app.records import Int64s, Outbound, RecordBatch, Reject, Transactions
+from app.records import Int64s, Outbound, RecordBatch, Rejects, Transactions
 from app.score import score
 from features.state import LABELS, NEVER, TRANSACTIONS
 from features.xxh64 import vector_hash
@@ -73,7 +73,7 @@ class Decided:
 
     records: RecordBatch
     scored: Scored
-    rejects: list[Reject]
+    rejects: Rejects
 
     @property
     def count(self) -> int:
@@ -95,7 +95,7 @@ async def decided(records: RecordBatch, parts: Parts) -> Decided:
     assert counted == len(records), "a record was not counted out"  # noqa: S101 -- invariant
     silent = parts.enrich.live.silent(TRANSACTIONS, records.partition, records.offset)
     if silent.any():
-        rejects = [reject for reject in rejects if not silent[reject.row]]
+        rejects = rejects.take(~silent[rejects.row])
         rows = np.flatnonzero(~silent[transactions.row])
         transactions, matrix, provisional = (
             transactions.take(rows), matrix[rows], provisional[rows],
@@ -121,7 +121,7 @@ def emitted(its: Decided, parts: Parts) -> Processed:
     provenance = Provenance(scorer.model_id, scorer.feature_contract_id, scorer.provider)
     outbound = emit(its.records, scored, its.rejects, provenance, parts.route)
     alerts = Counter(DECISIONS[d] for d in scored.decisions[scored.alerted].tolist())
-    causes = Counter(reject.code for reject in its.rejects)
+    causes = its.rejects.counts()
     provisional = int(scored.provisional.sum())
     return Processed(outbound, scored.transactions, causes, alerts, provisional, instants)
 
@@ -148,9 +148,9 @@ async def learn(records: RecordBatch, its: LabelParts, parts: Parts) -> Learned:
     found = await _labels(records, its, parts)
     await parts.enrich.learn(records, found.labels)
     silent = parts.enrich.live.silent(LABELS, records.partition, records.offset)
-    rejects = [reject for reject in found.rejects if not silent[reject.row]]
+    rejects = found.rejects.take(~silent[found.rejects.row])
     outbound = letters(records, rejects, parts.route)
-    return Learned(outbound, len(found.labels), Counter(reject.code for reject in rejects))
+    return Learned(outbound, len(found.labels), rejects.counts())
 
 
 async def event_times(records: RecordBatch, parts: Parts) -> Int64s:
@@ -175,7 +175,7 @@ async def _labels(records: RecordBatch, its: LabelParts, parts: Parts) -> Decode
     return found
 
 
-async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, list[Reject]]:
+async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, Rejects]:
     """Decode, asking the registry for writer schemas not seen before."""
     while True:
         result = parts.decode(records, parts.writers, parts.limits)

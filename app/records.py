@@ -5,6 +5,7 @@ A column is a NumPy array with one entry a record; byte strings of a column lie 
 alerted. Times are int64 microseconds since 1970-01-01 UTC unless the name says otherwise.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, overload
@@ -12,7 +13,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import RejectCode
+from app.errors import SEMANTIC, RejectCode
 
 Float32s = NDArray[np.float32]
 Int8s = NDArray[np.int8]
@@ -169,6 +170,64 @@ class Reject(NamedTuple):
     row: int
     code: RejectCode
     stage: str
+
+
+_CODES = tuple(RejectCode)
+_PLACES = {code: place for place, code in enumerate(_CODES)}
+_STAGES = tuple("validate" if code in SEMANTIC else "decode" for code in _CODES)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rejects(Sequence[Reject]):
+    """n rejects of a batch in columns, in its order; an item is made when it is asked for.
+
+    row int64 (n,), code int8 (n,) the place in RejectCode.
+    """
+
+    row: Int64s
+    code: Int8s
+
+    @classmethod
+    def of(cls, rejects: Sequence[Reject]) -> "Rejects":
+        """The columns of these."""
+        if isinstance(rejects, Rejects):
+            return rejects
+        codes = [_PLACES[each.code] for each in rejects]
+        return cls(np.array([each.row for each in rejects], np.int64), np.array(codes, np.int8))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @overload
+    def __getitem__(self, i: int) -> Reject: ...
+    @overload
+    def __getitem__(self, i: slice) -> "Rejects": ...
+    def __getitem__(self, i: int | slice) -> "Reject | Rejects":
+        if isinstance(i, slice):
+            return self.take(i)
+        code = self.code[i]
+        return Reject(int(self.row[i]), _CODES[code], _STAGES[code])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash((self.row.tobytes(), self.code.tobytes()))
+
+    def take(self, which: NDArray[np.bool_] | slice) -> "Rejects":
+        """Some of them."""
+        return Rejects(self.row[which], self.code[which])
+
+    def merged(self, others: "Rejects", rows: Int64s) -> "Rejects":
+        """These and others of a part of the batch, whose rows were `rows`, in the batch's order."""
+        row = np.concatenate([self.row, rows[others.row]])
+        order = np.argsort(row)
+        return Rejects(row[order], np.concatenate([self.code, others.code])[order])
+
+    def counts(self) -> Counter[RejectCode]:
+        """How many there are of each code."""
+        found = np.bincount(self.code, minlength=len(_CODES)).tolist()
+        return Counter({code: n for code, n in zip(_CODES, found, strict=True) if n})
 
 
 @dataclass(frozen=True, slots=True)

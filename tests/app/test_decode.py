@@ -200,7 +200,6 @@ def test_the_loops_numbers_are_those_of_other_files() -> None:
     for op in avro_plan.Op:
         assert getattr(loop, op.name) == op
     for place, code in enumerate(RejectCode):
-        assert loop.CODES[place] is code
         assert code is RejectCode.UNDECODABLE or getattr(loop, code.name) == place
     framings = writers_module.CONFLUENT, writers_module.SINGLE_OBJECT
     assert framings == (loop.CONFLUENT, loop.SINGLE_OBJECT)
@@ -259,7 +258,7 @@ def test_ids_not_heard_of_come_back_as_a_question(decode: Decode) -> None:
     records = batch([good, confluent(pieces(), 8), b"", confluent(pieces(), 9), confluent(b"", -1)])
     asked = decode(records, writers, LIMITS)
     assert asked.unresolved == {8, 9}
-    assert (len(asked.transactions), asked.rejects) == (0, [])
+    assert (len(asked.transactions), list(asked.rejects)) == (0, [])
     writers.add_id(8, SCHEMA.text)
     writers.mark_unknown(9)
     answered = decode(records, writers, LIMITS)
@@ -352,4 +351,5 @@ def test_limits_are_inclusive(decode: Decode) -> None:
 def test_an_empty_batch(decode: Decode) -> None:
     """No records: no rows, no rejects."""
     result = decode(batch([]), Writers(), LIMITS)
-    assert (len(result.transactions), result.rejects, result.unresolved) == (0, [], frozenset())
+    assert (len(result.transactions), len(result.rejects)) == (0, 0)
+    assert result.unresolved == frozenset()

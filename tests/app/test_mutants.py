@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from app import decode
+from app.decode_twin import reject
 from app.errors import RejectCode
-from app.records import Reject
+from app.records import Rejects
 from tests import mutants
 
 COUNT = int(os.environ.get("RISKWIRE_MUTANTS", "1000000"))
@@ -47,7 +48,7 @@ def test_the_judge_sees_a_fault(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
         if bug == "lost":
             rejects = rejects[1:]
         elif bug == "code":
-            rejects = [Reject(each.row, RejectCode.BAD_ID, "validate") for each in rejects]
+            rejects = Rejects.of([reject(each.row, RejectCode.BAD_ID) for each in rejects])
         elif bug == "column":
             rows = rows.take(np.arange(len(rows)))
             rows.amount_minor[:] += 1
