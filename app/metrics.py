@@ -82,6 +82,9 @@ class Metrics:
         self._flushed = counter("state_flushed_entities", "Entities written to Redis.")
         self._commits = counter("commits", "Offset commits.", "result")
         self._lag = gauge("consumer_lag_records", "Records not yet polled.", "topic", "partition")
+        self._unreadable = gauge(
+            "partitions_unreadable", "Partitions that stand still: their next batch is damaged."
+        )
         self._ready = gauge("ready", "1 while the worker is ready.")
         self._info = Info("riskwire", "What runs.", registry=registry)
         self._store = Histogram(
@@ -163,6 +166,10 @@ class Metrics:
         self._lag.clear()
         for (topic, partition), records in lags.items():
             self._lag.labels(topic, str(partition)).set(records)
+
+    def unreadable(self, partitions: int) -> None:
+        """Set riskwire_partitions_unreadable."""
+        self._unreadable.set(partitions)
 
     def ready(self, *, ready: bool) -> None:
         """Set riskwire_ready."""

@@ -164,6 +164,8 @@ class Worker:
         reasons = [f"{name} is away: {error}" for name, error in self.parts.backoff.away.items()]
         if not self.intake.is_assigned:
             reasons.append("no partitions assigned yet")
+        for (topic, partition), why in self.intake.unreadable.items():
+            reasons.append(f"{topic}-{partition} cannot be read: {why}")
         if self.delivery.failing:
             reasons.append(self.delivery.failing)
         self.metrics.ready(ready=not reasons)

@@ -1,6 +1,7 @@
 """Input as an attack, on a real Kafka: a worker gets every named bomb, and goes on."""
 
 import io
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -122,3 +123,27 @@ def score(value: bytes | None) -> Place:
     stream = io.BytesIO(value[FRAMING_BYTES:])
     record: Any = fastavro.schemaless_reader(stream, schemas.load("risk_score").parsed, None)
     return record["source_partition"], record["source_offset"]
+
+
+@pytest.mark.parametrize("transport", ["native", "objects"])
+def test_a_batch_that_cannot_be_read_is_not_passed_in_silence(world: World, transport: str) -> None:
+    """Librdkafka cannot unpack 4 KB of zstd into 90 MB: its partition stands still, and alarms."""
+    options = {"message.max.bytes": 1_000_000_000, "batch.size": 1_000_000_000, "linger.ms": 1000}
+    packed = Producer({"bootstrap.servers": world.bootstrap, "compression.type": "zstd", **options})
+    for _ in range(90):
+        packed.produce(world.names["TRANSACTIONS"], bytes(1_000_000), b"k", 2)
+    assert packed.flush(60) == 0
+    for i in range(400):
+        world.send_good(i)
+    world.flush()
+    worker = world.worker(transport=transport)
+    world.wait_committed(300)  # all partitions but one
+    end = time.monotonic() + 60
+    while worker.metrics().get("riskwire_partitions_unreadable") != 1:
+        assert time.monotonic() < end, worker.log.read_text()[-3000:]
+        time.sleep(0.2)
+    assert not worker.is_ready()
+    assert worker.is_running()
+    assert worker.log.read_text().count("a partition cannot be read") == 1
+    assert len(world.read("SCORES")) == 300
+    worker.stop()
