@@ -18,6 +18,7 @@ import numpy as np
 
 from app.errors import SchemaError
 from app.records import STRING_FIELDS, Int64s
+from app.schema_lint import DEPTH_MAX, kind_of, lint
 
 ENUM_FIELD = "channel"
 LONG_SLOTS = {"event_time": 0, "amount_minor": 1}
@@ -34,15 +35,10 @@ LABEL_KINDS = {
 NUMBER_SLOTS = LONG_SLOTS | {"known_at": 1, "fraud": STRING_SLOTS["device_id"]}
 SKIP_SLOT = 17
 LOOP_SLOT = 19
-LOOPS_MAX = 4
+LOOPS_MAX = DEPTH_MAX
 SLOTS = LOOP_SLOT + 2 * LOOPS_MAX
 """The loop reads each row into these numbers: long fields, channel, start and length of strings,
 what is skipped, and for each nested array or map the items left of a block and its end."""
-
-FIELDS_MAX = 64
-DEPTH_MAX = 8
-NODES_MAX = 1024
-FIXED_BYTES_MAX = 1 << 31
 
 
 class Op(enum.IntEnum):
@@ -73,81 +69,8 @@ class PlanGap(Exception):  # noqa: N818 -- no error: the signal that the twin mu
     """The schema is legal but the loop does not cover it."""
 
 
-def _kind(schema: Any) -> str:
-    if isinstance(schema, list):
-        return "union"
-    return str(schema["type"]) if isinstance(schema, dict) else str(schema)
-
-
 def _unqualified(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-@dataclass(slots=True)
-class _Lint:
-    """Walks a schema as if every named type were written out; collects the named types."""
-
-    names: dict[str, Any] = field(default_factory=dict)
-    inside: list[str] = field(default_factory=list)
-    nodes: int = 0
-
-    def zero_bytes(self, schema: Any, depth: int) -> bool:
-        """Refuse what is unsafe; whether a value of the type may take no byte at all."""
-        self.nodes += 1
-        if self.nodes > NODES_MAX:
-            raise SchemaError(f"the schema has more than {NODES_MAX} types when written out")
-        if isinstance(schema, str) and schema in self.names:
-            schema = self.names[schema]
-        kind = _kind(schema)
-        if kind in ("union", "array", "map", "record"):
-            if depth == DEPTH_MAX:
-                raise SchemaError(f"types are nested deeper than {DEPTH_MAX}")
-            return bool(getattr(self, f"_{kind}")(schema, depth + 1))
-        if kind == "enum":
-            self.names[schema["name"]] = schema
-        elif kind == "fixed":
-            return self._fixed(schema)
-        elif kind not in ("null", "boolean", "int", "long", "float", "double", "bytes", "string"):
-            raise SchemaError(f"type {kind!r} is not known, or not yet complete where it is used")
-        return kind == "null"
-
-    def _fixed(self, schema: Any) -> bool:
-        self.names[schema["name"]] = schema
-        size = schema["size"]
-        if type(size) is not int or not 0 <= size < FIXED_BYTES_MAX:
-            raise SchemaError(f"fixed {schema['name']} has no usable size: {size!r}")
-        return size == 0
-
-    def _union(self, schema: Any, depth: int) -> bool:
-        if not schema or any(isinstance(branch, list) for branch in schema):
-            raise SchemaError("a union is empty or lies directly in a union")
-        for branch in schema:
-            self.zero_bytes(branch, depth)
-        return False
-
-    def _array(self, schema: Any, depth: int) -> bool:
-        if self.zero_bytes(schema["items"], depth):
-            raise SchemaError("array items may take zero bytes: a count alone could exhaust memory")
-        return False
-
-    def _map(self, schema: Any, depth: int) -> bool:
-        if self.zero_bytes(schema["values"], depth):
-            raise SchemaError("map values may take zero bytes")
-        return False
-
-    def _record(self, schema: Any, depth: int) -> bool:
-        name, fields = schema["name"], schema["fields"]
-        if name in self.inside:
-            raise SchemaError(f"record {name} is recursive")
-        if len(fields) > FIELDS_MAX:
-            raise SchemaError(f"record {name} has more than {FIELDS_MAX} fields")
-        if len({each["name"] for each in fields}) < len(fields):
-            raise SchemaError(f"record {name} has two fields of one name")
-        self.names[name] = schema
-        self.inside.append(name)
-        empty = [self.zero_bytes(each["type"], depth) for each in fields]
-        self.inside.pop()
-        return all(empty)
 
 
 _SCALED = ("decimal", "date", "time-", "timestamp-", "local-timestamp-", "duration")
@@ -158,7 +81,20 @@ def _check_logical(writer: Any, reader: Any) -> None:
     theirs = writer.get("logicalType", "") if isinstance(writer, dict) else ""
     ours = reader.get("logicalType", "") if isinstance(reader, dict) else ""
     if theirs != ours and str(theirs).startswith(_SCALED):
-        raise SchemaError(f"the writer's {theirs} is not the reader's {ours or _kind(reader)}")
+        raise SchemaError(f"the writer's {theirs} is not the reader's {ours or kind_of(reader)}")
+
+
+_MEASURES = ("unit", "units", "scale", "exponent")
+
+
+def _check_measure(writer: Any, reader: Any) -> None:
+    """Properties of a field beside Avro's; cents read as euros would pass unseen."""
+    for name in _MEASURES:
+        if name in writer and writer[name] != reader.get(name):
+            raise SchemaError(
+                f"{reader['name']}: the writer's {name} is {writer[name]!r}, the reader's"
+                f" {reader.get(name)!r}"
+            )
 
 
 END_AT, REJECT_AT = 1, 5
@@ -184,7 +120,7 @@ class _Assembly:
     def skip(self, schema: Any, then: int, loop: int = 0) -> int:
         """Read a value strictly and keep nothing."""
         schema = self._named(schema)
-        match kind := _kind(schema):
+        match kind := kind_of(schema):
             case "null":
                 pass
             case "record":
@@ -212,7 +148,7 @@ class _Assembly:
         if isinstance(reader, list):
             return self._resolve_nullable(writer, reader, then, where)
         _check_logical(writer, reader)
-        match _kind(writer), _kind(reader):
+        match kind_of(writer), kind_of(reader):
             case "record", "record":
                 return self._resolve_record(writer, reader, then)
             case (("int" | "long") as kind, "long") | ("boolean" as kind, "boolean"):
@@ -222,7 +158,7 @@ class _Assembly:
             case "enum", "enum":
                 return self._resolve_enum(writer, reader, then)
         raise _MismatchError(
-            f"{where}: the writer's {_kind(writer)} is not the reader's {_kind(reader)}"
+            f"{where}: the writer's {kind_of(writer)} is not the reader's {kind_of(reader)}"
         )
 
     def _named(self, schema: Any) -> Any:
@@ -240,7 +176,7 @@ class _Assembly:
             raise PlanGap(f"arrays and maps nested deeper than {LOOPS_MAX}")
         block = self.add(Op.BLOCK, then, LOOP_SLOT + 2 * loop)
         after = self.add(Op.NEXT, block, LOOP_SLOT + 2 * loop)
-        if _kind(schema) == "array":
+        if kind_of(schema) == "array":
             body = self.skip(schema["items"], after, loop + 1)
         else:
             values = self.skip(schema["values"], after, loop + 1)
@@ -261,7 +197,7 @@ class _Assembly:
         return self._jump(entries, then)
 
     def _resolve_nullable(self, writer: Any, reader: Any, then: int, where: str) -> int:
-        if _kind(writer) == "null":
+        if kind_of(writer) == "null":
             return self.add(Op.NULL, then, STRING_SLOTS[where])
         value = next(branch for branch in reader if branch != "null")
         return self.resolve(writer, value, then, where)
@@ -294,7 +230,7 @@ class _Assembly:
             raise SchemaError(f"{name}: the writer lacks this field, and it has no default")
         if target["default"] is None:
             return self.add(Op.NULL, then, STRING_SLOTS[name])
-        if _kind(target["type"]) == "enum":
+        if kind_of(target["type"]) == "enum":
             symbols = target["type"]["symbols"]
             return self.add(Op.CHANNEL, then, symbols.index(target["default"]))
         raise PlanGap(f"{name}: a default that is a string or a number")
@@ -318,6 +254,17 @@ def _match_fields(writer: Any, reader: Any) -> dict[str, Any]:
             raise SchemaError(f"{target['name']}: the writer has it under several names: {names}")
         if names:
             sources[names[0]] = target
+    found = {target["name"] for target in sources.values()}
+    for each in writer["fields"]:
+        source = sources.get(each["name"])
+        if source is not None:
+            _check_measure(each, source)
+        elif lost := {target["name"] for target in reader["fields"]} - found & {
+            *each.get("aliases", ())
+        }:
+            raise SchemaError(
+                f"{each['name']}: renamed from {min(lost)}, and the reader knows the old name only"
+            )
     return sources
 
 
@@ -332,7 +279,7 @@ def _check_reader(reader: Any) -> None:
 
 
 def _kinds(schema: Any) -> list[str]:
-    return [_kind(branch) for branch in (schema if isinstance(schema, list) else [schema])]
+    return [kind_of(branch) for branch in (schema if isinstance(schema, list) else [schema])]
 
 
 def compile_plan(writer: Any, reader: Any) -> Int64s:
@@ -344,10 +291,3 @@ def compile_plan(writer: Any, reader: Any) -> Int64s:
     assembly = _Assembly(lint(writer))
     assembly.words[0] = assembly.resolve(writer, reader, END_AT, "transaction")
     return np.array(assembly.words, np.int64)
-
-
-def lint(writer: Any) -> dict[str, Any]:
-    """Refuse a schema that is unsafe to decode by; its named types. Raises SchemaError."""
-    walk = _Lint()
-    walk.zero_bytes(writer, 0)
-    return walk.names

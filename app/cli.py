@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app import bench_overload_cli, cli_models, dlq_cli, simulation_cli, state_cli
+from app import (
+    bench_overload_cli,
+    cli_models,
+    dlq_cli,
+    hostile_cli,
+    schemas_cli,
+    simulation_cli,
+    state_cli,
+)
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -41,6 +49,8 @@ state_cli.add(app)
 simulation_cli.add(app)
 bench_overload_cli.add(bench)
 dlq_cli.add(app)
+schemas_cli.add(app)
+hostile_cli.add(bench)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]

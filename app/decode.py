@@ -30,10 +30,8 @@ from app.decode_twin import (
     Decoded,
     Limits,
     fill_in,
-    reject,
 )
-from app.errors import RejectCode
-from app.records import STRING_FIELDS, Int8s, Ragged, RecordBatch, Reject, Transactions
+from app.records import STRING_FIELDS, Int8s, Ragged, RecordBatch, Rejects, Transactions
 from app.writers import Writers
 
 __all__ = ["Decoded", "Limits", "Writers", "decode"]
@@ -43,16 +41,16 @@ __all__ = ["Decoded", "Limits", "Writers", "decode"]
 LONG, INT, STRING, BYTES, UNION, ENUM, INDEX, BLOCK, NEXT = range(9)
 NULL, CHANNEL, FIXED, BOOLEAN, REJECT, END = range(9, 15)
 CONFLUENT, SINGLE_OBJECT = range(2)
-UNKNOWN_BASE = -1
+UNKNOWN_BASE, REFUSED_BASE = -1, -4
 EVENT_TIME, AMOUNT, CHANNEL_SLOT, FIRST_STRING = range(4)
 TRANSACTION_ID, CUSTOMER_ID, TERMINAL_ID, CURRENCY, CATEGORY, COUNTRY, DEVICE_ID = range(3, 17, 2)
 NULL_VALUE, EMPTY_VALUE, VALUE_TOO_LARGE, HEADERS_TOO_LARGE, BAD_MAGIC, UNKNOWN_SCHEMA = range(6)
 TRUNCATED, TRAILING_BYTES, BAD_LENGTH, BAD_VARINT, BAD_BRANCH, BAD_BOOLEAN = range(6, 12)
 BAD_UTF8, BAD_ID, BAD_KEY, BAD_AMOUNT, BAD_CURRENCY, BAD_TIME = range(12, 18)
+REFUSED_SCHEMA = 19
 ACCEPTED, SLOW, UNRESOLVED = -1, -2, -3
-"""A verdict of the loop is one of these or a place in CODES; SLOW is a plan's base, too."""
+"""A verdict of the loop is one of these or a place in RejectCode; SLOW is a plan's base, too."""
 
-CODES = tuple(RejectCode)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -74,9 +72,9 @@ def decode(records: RecordBatch, writers: Writers, limits: Limits) -> Decoded:
         verdicts,
     )
     if count == len(records):
-        return Decoded(rows, [], frozenset())
+        return Decoded(rows, Rejects.of(()), frozenset())
     if unresolved := _unresolved(records, verdicts):
-        return Decoded(_head(rows, 0), [], unresolved)
+        return Decoded(_head(rows, 0), Rejects.of(()), unresolved)
     decoded = Decoded(_head(rows, count), _rejects(verdicts), frozenset())
     slow = np.flatnonzero(verdicts == SLOW)
     return fill_in(decoded, records, slow, writers, limits) if len(slow) else decoded
@@ -130,10 +128,9 @@ def _head(rows: Transactions, count: int) -> Transactions:
     return Transactions(text=rows.text, **dict(zip(COLUMNS, head, strict=True)))
 
 
-def _rejects(verdicts: Int8s) -> list[Reject]:
+def _rejects(verdicts: Int8s) -> Rejects:
     rows = np.flatnonzero(verdicts >= 0)
-    codes = zip(rows.tolist(), verdicts[rows].tolist(), strict=True)
-    return [reject(row, CODES[code]) for row, code in codes]
+    return Rejects(rows, verdicts[rows])
 
 
 def _unresolved(records: RecordBatch, verdicts: Int8s) -> frozenset[int]:
@@ -200,6 +197,8 @@ def _decode_rows(values: Any, keys: Any, headers: Any, stamps: Any, polled_us: A
                 last_framing, last_key = framing, key
             if base >= 0:
                 verdict = _interpret(data, at, end, code, base, slots)
+            elif base == REFUSED_BASE:
+                verdict = REFUSED_SCHEMA
             else:
                 verdict = UNKNOWN_SCHEMA if base == UNKNOWN_BASE else base
         if verdict == ACCEPTED:

@@ -21,13 +21,14 @@ from fastavro.read import SchemaResolutionError
 
 from app.avro_plan import ENUM_FIELD
 from app.currencies import CODES
-from app.errors import RejectCode
+from app.errors import SEMANTIC, RejectCode
 from app.records import (
     STRING_FIELDS,
     Int64s,
     Ragged,
     RecordBatch,
     Reject,
+    Rejects,
     Transactions,
     unpack_headers,
 )
@@ -44,17 +45,6 @@ FUTURE_US_MAX = 10**17
 
 COLUMNS = tuple(each.name for each in dataclasses.fields(Transactions) if each.name != "text")
 """The arrays of `Transactions` with one entry a row, along their last axis."""
-
-SEMANTIC = frozenset(
-    {
-        RejectCode.BAD_ID,
-        RejectCode.BAD_KEY,
-        RejectCode.BAD_AMOUNT,
-        RejectCode.BAD_CURRENCY,
-        RejectCode.BAD_TIME,
-    }
-)
-"""Codes of the stage "validate": the value decodes but makes no sense. All others are "decode"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +65,7 @@ class Decoded:
     """
 
     transactions: Transactions
-    rejects: list[Reject]
+    rejects: Rejects
     unresolved: frozenset[int]
 
 
@@ -108,7 +98,7 @@ def decode(records: RecordBatch, writers: Writers, limits: Limits) -> Decoded:
     accepted, rejects, unresolved = read_rows(
         records, range(len(records)), writers, limits, _validate
     )
-    return Decoded(_columns(records, accepted, writers), rejects, unresolved)
+    return Decoded(_columns(records, accepted, writers), Rejects.of(rejects), unresolved)
 
 
 def read_rows(
@@ -153,8 +143,7 @@ def fill_in(
         text=np.concatenate([ours.text, theirs.text]),
         **{name: column[..., order] for name, column in columns.items()},
     )
-    rejects = decoded.rejects + [reject(int(left[each.row]), each.code) for each in added.rejects]
-    return Decoded(transactions, sorted(rejects, key=lambda each: each.row), frozenset())
+    return Decoded(transactions, decoded.rejects.merged(added.rejects, left), frozenset())
 
 
 def append_times(records: RecordBatch) -> Int64s:
@@ -178,7 +167,8 @@ def _decode_one(records: RecordBatch, row: int, writers: Writers, limits: Limits
     except KeyError:
         raise _UnresolvedId(key) from None
     if writer is None:
-        raise Fault(RejectCode.UNKNOWN_SCHEMA)
+        refused = writers.is_refused(framing, key)
+        raise Fault(RejectCode.REFUSED_SCHEMA if refused else RejectCode.UNKNOWN_SCHEMA)
     return _fields(value, at, writer, writers)
 
 

@@ -17,31 +17,25 @@ import numpy as np
 import schemas
 from app.decide import DECISIONS
 from app.encode import encode_scores, encode_string
-from app.errors import REJECT_MESSAGES
 from app.latency import Instants
 from app.ledger import next_offsets
+from app.letters import letters_of
 from app.records import (
     STRING_FIELDS,
     Columns,
     Float32s,
-    Header,
     Int8s,
     Int64s,
-    Letter,
     Outbound,
     Ragged,
     Reason,
     RecordBatch,
     Reject,
     Transactions,
-    unpack_headers,
 )
 from features.state import Flags
 
-ENVELOPE = "plain"
 _ALERTS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:riskwire:alert")
-_ERROR = "riskwire.error."
-_FIRST_SEEN = _ERROR + "first_seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +146,7 @@ def emit(
 
 def letters(records: RecordBatch, rejects: Sequence[Reject], route: Route) -> Outbound:
     """The dead letters of a micro-batch of any topic, without anything else."""
-    dead = tuple(_letter(records, reject, route) for reject in rejects)
+    dead = letters_of(records, rejects, route.dead_letters, route.letter_bytes_max)
     return Outbound((), dead, records.topic, next_offsets(records))
 
 
@@ -236,37 +230,3 @@ def _encode_alert(alert: Mapping[str, object]) -> bytes:
     out = io.BytesIO()
     fastavro.schemaless_writer(out, schemas.load("risk_alert").parsed, alert)
     return out.getvalue()
-
-
-def _letter(records: RecordBatch, reject: Reject, route: Route) -> Letter:
-    row = reject.row
-    original = unpack_headers(records.headers[row] or b"")
-    # A dead letter that was replayed and rejected again keeps the time of its first rejection.
-    seen = next((h.value for h in original if h.name == _FIRST_SEEN), None)
-    causes = {
-        "code": reject.code,
-        "stage": reject.stage,
-        "message": REJECT_MESSAGES[reject.code],
-        "source.topic": records.topic,
-        "source.partition": str(records.partition[row]),
-        "source.offset": str(records.offset[row]),
-    }
-    ours = [
-        *(Header(_ERROR + name, text.encode()) for name, text in causes.items()),
-        Header(_FIRST_SEEN, seen or str(records.polled_us).encode()),
-        Header("riskwire.envelope", ENVELOPE.encode()),
-    ]
-    names = {header.name for header in ours}
-    headers = (*(header for header in original if header.name not in names), *ours)
-    key, value, partition = records.keys[row], records.values[row], int(records.partition[row])
-    size = (
-        len(key or b"")
-        + len(value or b"")
-        + sum(len(h.name) + len(h.value or b"") for h in headers)
-    )
-    if size > route.letter_bytes_max:
-        # Only a compressed batch brings more than a broker's limit. The record is still counted
-        # out, and can be read at its source position.
-        omitted = Header(_ERROR + "omitted", f"key, value and headers: {size} bytes".encode())
-        return Letter(route.dead_letters, partition, None, None, (*ours, omitted))
-    return Letter(route.dead_letters, partition, key, value, headers)

@@ -71,7 +71,19 @@ class RejectCode(enum.StrEnum):
     BAD_CURRENCY = "BAD_CURRENCY"
     BAD_TIME = "BAD_TIME"
     UNDECODABLE = "UNDECODABLE"
+    REFUSED_SCHEMA = "REFUSED_SCHEMA"
 
+
+SEMANTIC = frozenset(
+    {
+        RejectCode.BAD_ID,
+        RejectCode.BAD_KEY,
+        RejectCode.BAD_AMOUNT,
+        RejectCode.BAD_CURRENCY,
+        RejectCode.BAD_TIME,
+    }
+)
+"""Codes of the stage "validate": the value decodes but makes no sense. All others are "decode"."""
 
 REJECT_MESSAGES: dict[RejectCode, str] = {
     RejectCode.NULL_VALUE: "the record has no value; transactions are never tombstones",
@@ -95,4 +107,6 @@ REJECT_MESSAGES: dict[RejectCode, str] = {
     RejectCode.BAD_CURRENCY: "currency is not an ISO 4217 code",
     RejectCode.BAD_TIME: "event_time is before 2000 or too far after the record's append time",
     RejectCode.UNDECODABLE: "the value does not decode by its writer schema",
+    RejectCode.REFUSED_SCHEMA: "the registry's schema of this id is unsafe or does not resolve;"
+    " the log and `riskwire schemas lint` say why",
 }

@@ -71,6 +71,8 @@ class Intake:
         self._going_back = False
         self._confirmed: dict[Position, int] = {}
         self._lag_at = 0.0
+        self.unreadable: Mapping[Position, str] = {}
+        """See `Source.unreadable`; a second old at most."""
         self._thread = threading.Thread(target=self._run, name="riskwire-intake", daemon=True)
         self._slots = threading.Semaphore(limits.queue_batches_max)
         self._stop, self._rewind, self._assigned, self._confirm = (
@@ -409,6 +411,8 @@ class Intake:
 
     def _measure_lag(self, source: Source) -> None:
         self._ends = ends = source.ends()
+        self.unreadable = dict(source.unreadable())
+        self._metrics.unreadable(len(self.unreadable))
         lags = {at: end - self._position.get(at, end) for at, end in ends.items()}
         self._metrics.lag(lags)
         self._metrics.ages.behind(lags)

@@ -29,7 +29,7 @@ from app.decode_twin import (
     read_rows,
 )
 from app.errors import RejectCode
-from app.records import Bytes, Int8s, Int32s, Int64s, Ragged, RecordBatch, Reject
+from app.records import Bytes, Int8s, Int32s, Int64s, Ragged, RecordBatch, Rejects
 from app.writers import Writers
 from features.compiled import compiled
 from features.xxh64 import hash_bytes
@@ -74,7 +74,7 @@ class DecodedLabels:
     """
 
     labels: Labels
-    rejects: list[Reject]
+    rejects: Rejects
     unresolved: frozenset[int]
 
 
@@ -170,7 +170,7 @@ def _rest(
         tag=columns.tag[rows],
         terminals=Ragged(text, columns.start[rows], columns.length[rows]),
     )
-    return DecodedLabels(labels, rejects, unresolved)
+    return DecodedLabels(labels, Rejects.of(rejects), unresolved)
 
 
 def _fill_in(columns: _Columns, text: Bytes, found: dict[int, Fields]) -> Bytes:

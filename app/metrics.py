@@ -106,6 +106,9 @@ class Metrics:
         )
         self._snapshots = counter("snapshots", "Snapshots of partitions.", "result")
         self._breaker = gauge("breaker_open", "1 while rejects pause the intake.", "topic")
+        self._unreadable = gauge(
+            "partitions_unreadable", "Partitions that stand still: their next batch is damaged."
+        )
         self._ready = gauge("ready", "1 while the worker is ready.")
         self._info = Info("riskwire", "What runs.", registry=registry)
         self._store = Histogram(
@@ -220,6 +223,10 @@ class Metrics:
     def breaker(self, topic: str, *, is_open: bool) -> None:
         """Set riskwire_breaker_open of an input topic."""
         self._breaker.labels(topic).set(int(is_open))
+
+    def unreadable(self, partitions: int) -> None:
+        """Set riskwire_partitions_unreadable."""
+        self._unreadable.set(partitions)
 
     def ready(self, *, ready: bool) -> None:
         """Set riskwire_ready."""

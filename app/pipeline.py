@@ -24,7 +24,7 @@ from app.errors import RejectCode, SchemaError
 from app.labels import DecodedLabels, decode_labels
 from app.latency import Instants
 from app.ports import Clock, Explainer, Scorer, WriterSchemas
-from app.records import Int64s, Outbound, RecordBatch, Reject, Transactions
+from app.records import Int64s, Outbound, RecordBatch, Rejects, Transactions
 from app.score import score
 from app.shed import FULL, RULE, RULE_PROVIDER, Shedding
 from features.state import LABELS, NEVER, TRANSACTIONS
@@ -81,7 +81,7 @@ class Decided:
 
     records: RecordBatch
     scored: Scored
-    rejects: list[Reject]
+    rejects: Rejects
 
     @property
     def count(self) -> int:
@@ -111,7 +111,7 @@ async def decided(records: RecordBatch, parts: Parts) -> Decided:
     counted = len(transactions) + len(rejects)
     assert counted == len(records), "a record was not counted out"  # noqa: S101 -- invariant
     if silent.any():
-        rejects = [reject for reject in rejects if not silent[reject.row]]
+        rejects = rejects.take(~silent[rejects.row])
         rows = np.flatnonzero(~silent[transactions.row])
         transactions, vectors = transactions.take(rows), vectors.take(rows)
     matrix, enriched_us = vectors.matrix, parts.clock()
@@ -140,7 +140,7 @@ def emitted(its: Decided, parts: Parts) -> Processed:
     provenance = Provenance(scorer.model_id, scorer.feature_contract_id, provider)
     outbound = emit(its.records, scored, its.rejects, provenance, parts.route)
     alerts = Counter(DECISIONS[d] for d in scored.decisions[scored.alerted].tolist())
-    causes = Counter(reject.code for reject in its.rejects)
+    causes = its.rejects.counts()
     provisional = int(scored.provisional.sum())
     degraded = 0 if scored.degraded is None else int(scored.degraded.sum())
     return Processed(
@@ -170,9 +170,9 @@ async def learn(records: RecordBatch, its: LabelParts, parts: Parts) -> Learned:
     found = await _labels(records, its, parts)
     await parts.enrich.learn(records, found.labels)
     silent = parts.enrich.live.silent(LABELS, records.partition, records.offset)
-    rejects = [reject for reject in found.rejects if not silent[reject.row]]
+    rejects = found.rejects.take(~silent[found.rejects.row])
     outbound = letters(records, rejects, parts.route)
-    return Learned(outbound, len(found.labels), Counter(reject.code for reject in rejects))
+    return Learned(outbound, len(found.labels), rejects.counts())
 
 
 async def event_times(records: RecordBatch, parts: Parts) -> Int64s:
@@ -197,7 +197,7 @@ async def _labels(records: RecordBatch, its: LabelParts, parts: Parts) -> Decode
     return found
 
 
-async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, list[Reject]]:
+async def decoded(records: RecordBatch, parts: Parts) -> tuple[Transactions, Rejects]:
     """Decode, asking the registry for writer schemas not seen before."""
     while True:
         result = parts.decode(records, parts.writers, parts.limits)
@@ -217,12 +217,13 @@ async def resolved(unresolved: Collection[int], writers: Writers, parts: Parts) 
 def know(writers: Writers, schema_id: int, text: str | None) -> None:
     """Know a writer schema from now on.
 
-    Its records are rejected if there is none or it cannot be used.
+    Its records are rejected if there is none (UNKNOWN_SCHEMA) or it is refused (REFUSED_SCHEMA).
     """
+    if text is None:
+        writers.mark_unknown(schema_id)
+        return
     try:
-        if text is not None:
-            writers.add_id(schema_id, text)
-            return
+        writers.add_id(schema_id, text)
     except SchemaError as error:
-        log.warning("writer schema cannot be used", schema_id=schema_id, error=str(error))
-    writers.mark_unknown(schema_id)
+        log.warning("writer schema is refused", schema_id=schema_id, error=str(error))
+        writers.mark_refused(schema_id)

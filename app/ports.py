@@ -192,6 +192,9 @@ class Source(Protocol):
     def ends(self) -> dict[tuple[str, int], int]:
         """The end of each owned partition's log as last seen, without asking the broker."""
 
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """Partitions that stand still since their next batch cannot be read, and why."""
+
     def group_metadata(self) -> object:
         """This member of the group, for `Transactor.transact`; may be called by any thread."""
 

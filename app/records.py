@@ -5,14 +5,15 @@ A column is a NumPy array with one entry a record; byte strings of a column lie 
 alerted. Times are int64 microseconds since 1970-01-01 UTC unless the name says otherwise.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import RejectCode
+from app.errors import SEMANTIC, RejectCode
 
 Float32s = NDArray[np.float32]
 Int8s = NDArray[np.int8]
@@ -173,13 +174,70 @@ class Transactions:
         return Ragged(self.text, self.text_start[k], self.text_length[k])
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
+class Reject(NamedTuple):
     """A record that cannot be scored: its index in the RecordBatch, and why."""
 
     row: int
     code: RejectCode
     stage: str
+
+
+_CODES = tuple(RejectCode)
+_PLACES = {code: place for place, code in enumerate(_CODES)}
+_STAGES = tuple("validate" if code in SEMANTIC else "decode" for code in _CODES)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rejects(Sequence[Reject]):
+    """n rejects of a batch in columns, in its order; an item is made when it is asked for.
+
+    row int64 (n,), code int8 (n,) the place in RejectCode.
+    """
+
+    row: Int64s
+    code: Int8s
+
+    @classmethod
+    def of(cls, rejects: Sequence[Reject]) -> "Rejects":
+        """The columns of these."""
+        if isinstance(rejects, Rejects):
+            return rejects
+        codes = [_PLACES[each.code] for each in rejects]
+        return cls(np.array([each.row for each in rejects], np.int64), np.array(codes, np.int8))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @overload
+    def __getitem__(self, i: int) -> Reject: ...
+    @overload
+    def __getitem__(self, i: slice) -> "Rejects": ...
+    def __getitem__(self, i: int | slice) -> "Reject | Rejects":
+        if isinstance(i, slice):
+            return self.take(i)
+        code = self.code[i]
+        return Reject(int(self.row[i]), _CODES[code], _STAGES[code])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash((self.row.tobytes(), self.code.tobytes()))
+
+    def take(self, which: NDArray[np.bool_] | slice) -> "Rejects":
+        """Some of them."""
+        return Rejects(self.row[which], self.code[which])
+
+    def merged(self, others: "Rejects", rows: Int64s) -> "Rejects":
+        """These and others of a part of the batch, whose rows were `rows`, in the batch's order."""
+        row = np.concatenate([self.row, rows[others.row]])
+        order = np.argsort(row)
+        return Rejects(row[order], np.concatenate([self.code, others.code])[order])
+
+    def counts(self) -> Counter[RejectCode]:
+        """How many there are of each code."""
+        found = np.bincount(self.code, minlength=len(_CODES)).tolist()
+        return Counter({code: n for code, n in zip(_CODES, found, strict=True) if n})
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +281,49 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Letters(Sequence[Letter]):
+    """n dead letters of one topic in columns, partition int32 (n,); an item is made when asked for.
+
+    `headers` are packed by `pack_headers`; length 0 where there are none.
+    """
+
+    topic: str
+    partition: Int32s
+    keys: Ragged
+    values: Ragged
+    headers: Ragged
+
+    @classmethod
+    def of(cls, letter: Letter) -> "Letters":
+        """The columns of a single one."""
+        return cls(
+            letter.topic,
+            np.array([letter.partition], np.int32),
+            Ragged.of([letter.key]),
+            Ragged.of([letter.value]),
+            Ragged.of([pack_headers(letter.headers)]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.partition)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values and headers."""
+        return self.keys.nbytes + self.values.nbytes + self.headers.nbytes
+
+    @overload
+    def __getitem__(self, i: int) -> Letter: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Letter]: ...
+    def __getitem__(self, i: int | slice) -> Letter | Sequence[Letter]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        headers = tuple(unpack_headers(self.headers[i] or b""))
+        return Letter(self.topic, int(self.partition[i]), self.keys[i], self.values[i], headers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Outbound:
     """All that one micro-batch sends, and the input offsets that it completes.
 
@@ -230,7 +331,7 @@ class Outbound:
     """
 
     columns: tuple[Columns, ...]
-    letters: tuple[Letter, ...]
+    letters: Sequence[Letter]
     source_topic: str
     next_offset: dict[int, int] = field(default_factory=dict)
 
@@ -240,7 +341,10 @@ class Outbound:
     @property
     def nbytes(self) -> int:
         """Bytes of keys, values and headers."""
-        letters = sum(each.nbytes for each in self.letters)
+        if isinstance(self.letters, Letters):
+            letters = self.letters.nbytes
+        else:
+            letters = sum(each.nbytes for each in self.letters)
         return letters + sum(each.keys.nbytes + each.values.nbytes for each in self.columns)
 
 

@@ -169,7 +169,7 @@ class Worker:
         if time.monotonic() > self._looked_at:
             self._looked_at = time.monotonic() + _LOOK_S
             self._look_at_state()
-        unknown = any(reject.code is RejectCode.UNKNOWN_SCHEMA for reject in its.rejects)
+        unknown = RejectCode.UNKNOWN_SCHEMA in its.rejects.counts()
         if unknown and time.monotonic() > self._ask_again_at:
             # A schema may be registered late: ask for its id again, but not for every batch.
             self.parts.writers.forget_unknown()
@@ -194,6 +194,8 @@ class Worker:
                 f"the state of partitions {', '.join(map(str, claiming))} is not ours yet"
             )
         reasons += self.ownership.progress.reasons(self.parts.clock())
+        for (topic, partition), why in self.intake.unreadable.items():
+            reasons.append(f"{topic}-{partition} cannot be read: {why}")
         if self.delivery.failing:
             reasons.append(self.delivery.failing)
         reasons += [

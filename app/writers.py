@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import schemas
-from app.avro_plan import PlanGap, compile_plan, lint
+from app.avro_plan import PlanGap, compile_plan
 from app.errors import SchemaError
 from app.records import Int64s
+from app.schema_lint import lint
 
 TEXT_BYTES_MAX = 262_144
 UNKNOWN_IDS_MAX = 65_536
@@ -22,14 +23,15 @@ UNKNOWN_IDS_MAX = 65_536
 CONFLUENT, SINGLE_OBJECT = range(2)
 """The two framings: keys of `Writers` are registry ids or fingerprints."""
 
-SLOW, UNKNOWN = -2, -1
-"""Instead of a plan's place in `Program.code`: decode with the twin; reject."""
+REFUSED, SLOW, UNKNOWN = -4, -2, -1
+"""Instead of a plan's place in `Program.code`: decode with the twin; or reject."""
 
 
 class Program(NamedTuple):
     """All plans behind each other, and the sorted keys that lead to them, for the decoder's loop.
 
-    A base is where a plan's words begin in `code` (its places count from there), SLOW or UNKNOWN.
+    A base is where a plan's words begin in `code` (its places count from there), SLOW,
+    UNKNOWN or REFUSED.
     Fingerprints are int64 bit patterns.
     """
 
@@ -66,6 +68,7 @@ class Writers:
         self.reader_bare = schemas.without_logical_types(self.reader.text)
         self._known: tuple[dict[int, WriterSchema], dict[int, WriterSchema]] = {}, {}
         self._unknown: dict[int, None] = {}
+        self._refused: dict[int, None] = {}
         self._program: Program | None = None
         self.add_fingerprint(bundled)
 
@@ -78,14 +81,23 @@ class Writers:
         """Know the writer that the registry gives for an id; raises SchemaError."""
         self._known[CONFLUENT][schema_id] = self._compile(text)
         self._unknown.pop(schema_id, None)
+        self._refused.pop(schema_id, None)
         self._program = None
 
     def mark_unknown(self, schema_id: int) -> None:
-        """Reject records of this id: the registry has no such schema, or `add_id` refused it."""
-        self._known[CONFLUENT].pop(schema_id, None)
-        self._unknown[schema_id] = None
-        if len(self._unknown) > UNKNOWN_IDS_MAX:
-            del self._unknown[next(iter(self._unknown))]
+        """Reject records of this id: the registry has no such schema."""
+        self._mark(self._unknown, schema_id)
+
+    def mark_refused(self, schema_id: int) -> None:
+        """Reject records of this id: `add_id` refused its schema, which never changes."""
+        self._mark(self._refused, schema_id)
+
+    def _mark(self, marks: dict[int, None], schema_id: int) -> None:
+        for each in (self._known[CONFLUENT], self._unknown, self._refused):
+            each.pop(schema_id, None)
+        marks[schema_id] = None
+        if len(marks) > UNKNOWN_IDS_MAX:
+            del marks[next(iter(marks))]
         self._program = None
 
     def forget_unknown(self) -> None:
@@ -94,14 +106,19 @@ class Writers:
         self._program = None
 
     def find(self, framing: int, key: int) -> WriterSchema | None:
-        """The writer of a registry id or fingerprint, None if it is marked unknown.
+        """The writer of a registry id or fingerprint, None if it is marked.
 
         Raises KeyError for an id that is neither known nor marked.
         """
         known = self._known[framing].get(key)
-        if known is None and framing == CONFLUENT and key >= 0 and key not in self._unknown:
+        marked = key in self._unknown or key in self._refused
+        if known is None and framing == CONFLUENT and key >= 0 and not marked:
             raise KeyError(key)
         return known
+
+    def is_refused(self, framing: int, key: int) -> bool:
+        """Whether the registry has the schema of this id, but no record can be read by it."""
+        return framing == CONFLUENT and key in self._refused
 
     @property
     def program(self) -> Program:
@@ -135,7 +152,7 @@ class Writers:
             return sum(map(len, plans[:-1]))
 
         ids = {key: base(writer) for key, writer in self._known[CONFLUENT].items()}
-        ids |= dict.fromkeys(self._unknown, UNKNOWN)
+        ids |= dict.fromkeys(self._unknown, UNKNOWN) | dict.fromkeys(self._refused, REFUSED)
         fingerprints = {
             key - (key >> 63 << 64): base(writer)
             for key, writer in self._known[SINGLE_OBJECT].items()

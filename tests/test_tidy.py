@@ -31,9 +31,11 @@ PURE_STAGES = (
     "align",
     "entities",
     "labels",
+    "letters",
     "live",
     "meta",
     "records",
+    "schema_lint",
     "score",
     "writers",
 )

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from app.adapters.companions import Companions
 from app.adapters.transport import BYTES_MAX, queue_limits
+from app.adapters.unreadable import UNREADABLE, Unreadable
 from app.batching import ByteBound
 from app.errors import BrokerUnavailable, ConfigError
 from app.ports import RebalanceListener
@@ -107,6 +108,7 @@ class ObjectSource:
         self._owned: set[tuple[str, int]] = set()
         self._rebalanced = True
         self._group: object = None
+        self._unreadable = Unreadable()
         self._consumer = _create(Consumer, {**options, "error_cb": self._error})
         self._cooperative = options.get("partition.assignment.strategy") == "cooperative-sticky"
         self._consumer.subscribe(
@@ -132,10 +134,12 @@ class ObjectSource:
         topics: dict[str, list[Message]] = {}
         for message in messages:
             if (error := message.error()) is not None:
-                self._consume_error(error)
+                self._consume_error(error, message)
             else:
                 topics.setdefault(message.topic(), []).append(message)
-        return [columns(topic, its, polled_us) for topic, its in topics.items()]
+        batches = [columns(topic, its, polled_us) for topic, its in topics.items()]
+        self._unreadable.came(batches)
+        return batches
 
     def _fill(self, messages: list[Message], records_max: int, linger_ms: int) -> None:
         """Add to the first message what comes, as far as the bounds go."""
@@ -147,7 +151,10 @@ class ObjectSource:
             if len(came) < wanted:
                 break
 
-    def _consume_error(self, error: KafkaError) -> None:
+    def _consume_error(self, error: KafkaError, message: Message) -> None:
+        if error.code() in UNREADABLE:
+            self._unreadable.failed(message.topic() or "", message.partition() or 0, error.str())
+            return
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- its public name
             return
         if error.fatal():
@@ -197,6 +204,7 @@ class ObjectSource:
         except Exception as failure:  # noqa: BLE001 -- raised by the poll around this call
             self._failure = failure
         self._owned -= set(at)
+        self._unreadable.left(at)
         if self._cooperative:
             consumer.incremental_unassign([*partitions, *(TopicPartition(*its) for its in besides)])
         else:
@@ -228,6 +236,10 @@ class ObjectSource:
         cached = partial(self._consumer.get_watermark_offsets, cached=True)
         found = {at: cached(TopicPartition(*at)) for at in self._owned}
         return {at: marks[1] for at, marks in found.items() if marks and marks[1] >= 0}
+
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """See `Source.unreadable`."""
+        return self._unreadable.why
 
     def group_metadata(self) -> object:
         """See `Source.group_metadata`."""

@@ -12,8 +12,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from app.adapters.topics import REQUEST_S, outsider, translated
 from app.config import Settings
-from app.errors import BrokerUnavailable, ConfigError
 from app.dead_letter import DeadLetter, Source
+from app.errors import BrokerUnavailable, ConfigError
 from app.records import Header
 
 RECORDS_MAX = 500

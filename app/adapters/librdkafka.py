@@ -28,8 +28,8 @@ OFFSET_INVALID, PARTITION_ANY = -1001, -1
 PRODUCER, CONSUMER = 0, 1
 MSG_COPY, MSG_PARTITION = 0x2, 0x8
 EVENT_DR, EVENT_ERROR = 0x1, 0x8
-VTYPE_TOPIC, VTYPE_PARTITION, VTYPE_VALUE, VTYPE_KEY = 1, 3, 4, 5
-VTYPE_OPAQUE, VTYPE_MSGFLAGS, VTYPE_HEADER = 6, 7, 9
+VTYPE_RKT, VTYPE_PARTITION, VTYPE_VALUE, VTYPE_KEY = 2, 3, 4, 5
+VTYPE_OPAQUE, VTYPE_MSGFLAGS, VTYPE_HEADERS = 6, 7, 10
 
 
 class Message(c.Structure):
@@ -67,32 +67,6 @@ class TopicPartitionList(c.Structure):
     """rd_kafka_topic_partition_list_t."""
 
     _fields_ = (("cnt", c.c_int), ("size", c.c_int), ("elems", c.POINTER(TopicPartition)))
-
-
-class _Memory(c.Structure):
-    _fields_ = (("ptr", c.c_void_p), ("size", c.c_size_t))
-
-
-class _HeaderValue(c.Structure):
-    _fields_ = (("name", c.c_char_p), ("val", c.c_void_p), ("size", c.c_ssize_t))
-
-
-class _Value(c.Union):
-    _fields_ = (
-        ("cstr", c.c_char_p),
-        ("i32", c.c_int32),
-        ("int", c.c_int),
-        ("ptr", c.c_void_p),
-        ("mem", _Memory),
-        ("header", _HeaderValue),
-        ("pad", c.c_char * 64),
-    )
-
-
-class Tagged(c.Structure):
-    """rd_kafka_vu_t: one argument of produceva."""
-
-    _fields_ = (("vtype", c.c_int), ("u", _Value))
 
 
 class _MetadataTopic(c.Structure):
@@ -182,7 +156,6 @@ topic_new = _function("topic_new", _P, _P, _S, _P)
 topic_destroy = _function("topic_destroy", None, _P)
 topic_name = _function("topic_name", _S, _P)
 produce_batch = _function("produce_batch", _I, _P, c.c_int32, _I, _P, _I)
-produceva = _function("produceva", _P, _P, c.POINTER(Tagged), _Z)
 outq_len = _function("outq_len", _I, _P)
 purge = _function("purge", _I, _P, _I)
 event_type = _function("event_type", _I, _P)
@@ -228,7 +201,24 @@ header_get_all = _symbol(
     "rd_kafka_header_get_all",
     types.int32(types.uintp, types.uintp, types.uintp, types.uintp, types.uintp),
 )
+header_add = _symbol(
+    "rd_kafka_header_add",
+    types.int32(types.uintp, types.uintp, types.intp, types.uintp, types.intp),
+)
+headers_new = _symbol("rd_kafka_headers_new", types.uintp(types.uintp))
+headers_destroy = _symbol("rd_kafka_headers_destroy", types.void(types.uintp))
+produceva = _symbol("rd_kafka_produceva", types.uintp(types.uintp, types.uintp, types.uintp))
 MESSAGE = np.dtype(Message)
+# rd_kafka_vu_t, one argument of produceva: its kind, and a union that begins with a pointer or a
+# number (of four bytes or eight), or with a pointer and a size.
+TAGGED = np.dtype(
+    {
+        "names": ("vtype", "value", "size"),
+        "formats": (np.int32, np.uint64, np.uint64),
+        "offsets": (0, 8, 16),
+        "itemsize": 72,
+    }
+)
 
 
 def _pointer(_typing: Any, _address: Any) -> Any:

@@ -211,6 +211,10 @@ class MemorySource:
         """See `Source.group_metadata`."""
         return "group"
 
+    def unreadable(self) -> dict[tuple[str, int], str]:
+        """See `Source.unreadable`."""
+        return {}
+
     def beginnings(self) -> dict[tuple[str, int], int]:
         """See `Source.beginnings`; what `starts` says, else 0. Fails while `away`."""
         if self.away:

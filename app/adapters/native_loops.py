@@ -11,14 +11,28 @@ import numpy as np
 
 from app.adapters.librdkafka import (
     MESSAGE,
+    MSG_COPY,
+    TAGGED,
+    VTYPE_HEADERS,
+    VTYPE_KEY,
+    VTYPE_MSGFLAGS,
+    VTYPE_OPAQUE,
+    VTYPE_PARTITION,
+    VTYPE_RKT,
+    VTYPE_VALUE,
+    header_add,
     header_get_all,
+    headers_destroy,
+    headers_new,
     message_destroy,
     message_headers,
     message_timestamp,
     pointer,
+    produceva,
 )
 
 _INT32_BYTES = 4
+LETTER_ARGUMENTS = 7
 _carray: Any = nb.carray  # type: ignore[attr-defined]  # Numba's types leave it out
 
 
@@ -173,6 +187,66 @@ def fill(structs: Any, partition: Any,
 
 
 @nb.njit(nogil=True, cache=True)
+def send_letters(client: Any, rkt: Any, arguments: Any, partition: Any,
+                 keys: Any, key_start: Any, key_length: Any,
+                 values: Any, value_start: Any, value_length: Any,
+                 headers: Any, header_start: Any, header_length: Any,
+                 ticket: Any) -> Any:  # fmt: skip
+    """Produce each letter with its packed headers; the first rd_kafka_error_t*, else 0.
+
+    keys, values and headers are buffers' addresses; `arguments` is room for LETTER_ARGUMENTS.
+    """
+    error = np.uint64(0)
+    _tag(arguments[0], VTYPE_RKT, rkt, 0)
+    _tag(arguments[1], VTYPE_MSGFLAGS, MSG_COPY, 0)
+    _tag(arguments[2], VTYPE_OPAQUE, ticket, 0)
+    for i in range(partition.shape[0]):
+        if error == 0:
+            packed = _new_headers(headers + header_start[i], header_length[i])
+            _tag(arguments[3], VTYPE_PARTITION, partition[i], 0)
+            _tag_bytes(arguments[4], VTYPE_KEY, keys + key_start[i], key_length[i])
+            _tag_bytes(arguments[5], VTYPE_VALUE, values + value_start[i], value_length[i])
+            _tag(arguments[6], VTYPE_HEADERS, packed, 0)
+            error = produceva(client, arguments.ctypes.data, LETTER_ARGUMENTS)
+            if error != 0:
+                headers_destroy(packed)  # it is librdkafka's only if the record was taken
+    return error
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _tag(argument: Any, kind: Any, value: Any, size: Any) -> None:
+    argument.vtype, argument.value, argument.size = kind, value, size
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _tag_bytes(argument: Any, kind: Any, address: Any, length: Any) -> None:
+    _tag(argument, kind, 0 if length < 0 else np.uint64(address), max(length, 0))
+
+
+@nb.njit(nogil=True, cache=True)
+def _new_headers(address: Any, size: Any) -> Any:
+    """A rd_kafka_headers_t* of headers packed by `records.pack_headers`."""
+    made, at = headers_new(np.uintp(8)), np.int64(0)
+    data = _carray(pointer(np.uintp(address)), (1 << 30,), np.uint8)
+    while at < size:
+        name, length = at + _INT32_BYTES, _get_int32(data, at)
+        value = name + length + _INT32_BYTES
+        value_length = _get_int32(data, name + length)
+        where = np.uintp(0) if value_length < 0 else np.uintp(address + value)
+        header_add(made, np.uintp(address + name), length, where, max(value_length, 0))
+        at = value + max(value_length, 0)
+    return made
+
+
+@nb.njit(nogil=True, cache=True, inline="always")
+def _get_int32(data: Any, at: Any) -> Any:
+    number = np.int64(0)
+    for j in range(_INT32_BYTES):
+        number |= np.int64(data[at + j]) << (8 * j)
+    return number - ((number >> 31) << 32)
+
+
+@nb.njit(nogil=True, cache=True)
 def count_deliveries(addresses: Any, n: Any, remaining: Any) -> Any:
     """Take each delivered record off its ticket's count; the first delivery error, else 0."""
     error = 0
@@ -196,4 +270,21 @@ def compile_loops() -> None:
     drain(none, rows, 0, none, lengths, starts, data, lengths[0], rows, rows, kinds, none)
     release(none, 0)
     fill(np.zeros(0, MESSAGE), lengths[0], 0, rows, lengths[0], 0, rows, lengths[0], 1)
+    arguments = np.zeros(LETTER_ARGUMENTS, TAGGED)
+    send_letters(
+        1,
+        1,
+        arguments,
+        lengths[0],
+        1,
+        rows,
+        lengths[0],
+        1,
+        rows,
+        lengths[0],
+        1,
+        rows,
+        lengths[0],
+        1,
+    )
     count_deliveries(none, 0, np.zeros(1, np.int64))

@@ -5,7 +5,6 @@ loop takes each off its ticket's count. A record that could not be delivered end
 it reported after that may be committed (BrokerUnavailable; the worker rewinds with a new sink).
 """
 
-import ctypes as c
 from collections import deque
 from collections.abc import Mapping
 
@@ -16,7 +15,7 @@ from app.adapters import native_loops
 from app.adapters.native_source import log_line
 from app.adapters.transport import BYTES_MAX, queue_limits
 from app.errors import BrokerUnavailable
-from app.records import Columns, Letter, Outbound
+from app.records import Columns, Letters, Outbound
 
 _TICKETS = 4096  # more than can be outstanding: each holds at least one record of the send queue
 _EVENT_RECORDS = 100_000
@@ -72,8 +71,10 @@ class NativeSink:
         for columns in outbound.columns:
             if len(columns):
                 self._send_columns(columns, ticket)
-        for letter in outbound.letters:
-            self._send_letter(letter, ticket)
+        letters = outbound.letters
+        for each in [letters] if isinstance(letters, Letters) else map(Letters.of, letters):
+            if len(each):
+                self._send_letters(each, ticket)
 
     def _topic(self, name: str) -> int:
         if name not in self._topics:
@@ -96,30 +97,16 @@ class NativeSink:
             errors = structs["err"][:n]
             rk.raise_for(int(errors[np.flatnonzero(errors)[0]]), f"produce to {columns.topic}")
 
-    def _send_letter(self, letter: Letter, ticket: int) -> None:
-        arguments = (rk.Tagged * (6 + len(letter.headers)))()
-        kept = []  # what the arguments point at, until the call has copied it
-
-        def memory(slot: rk.Tagged, kind: int, value: bytes | None) -> None:
-            slot.vtype = kind
-            if value is not None:
-                kept.append(buffer := c.create_string_buffer(value, len(value) + 1))
-                slot.u.mem.ptr, slot.u.mem.size = c.addressof(buffer), len(value)
-
-        arguments[0].vtype, arguments[0].u.cstr = rk.VTYPE_TOPIC, letter.topic.encode()
-        arguments[1].vtype, arguments[1].u.i32 = rk.VTYPE_PARTITION, letter.partition
-        arguments[2].vtype, arguments[2].u.int = rk.VTYPE_MSGFLAGS, rk.MSG_COPY
-        arguments[3].vtype, arguments[3].u.ptr = rk.VTYPE_OPAQUE, ticket
-        memory(arguments[4], rk.VTYPE_KEY, letter.key)
-        memory(arguments[5], rk.VTYPE_VALUE, letter.value)
-        for slot, header in zip(arguments[6:], letter.headers, strict=True):
-            slot.vtype = rk.VTYPE_HEADER
-            slot.u.header.name = header.name.encode("utf-8", "surrogateescape")
-            if header.value is not None:
-                kept.append(buffer := c.create_string_buffer(header.value, len(header.value) + 1))
-                slot.u.header.val, slot.u.header.size = c.addressof(buffer), len(header.value)
-        error = rk.produceva(self._client, arguments, len(arguments))
-        rk.raise_for_object(error, f"produce to {letter.topic}")
+    def _send_letters(self, letters: Letters, ticket: int) -> None:
+        keys, values, headers = letters.keys, letters.values, letters.headers
+        arguments = np.zeros(native_loops.LETTER_ARGUMENTS, rk.TAGGED)
+        error = native_loops.send_letters(
+            self._client, self._topic(letters.topic), arguments, letters.partition,
+            keys.data.ctypes.data, keys.start, keys.length,
+            values.data.ctypes.data, values.start, values.length,
+            headers.data.ctypes.data, headers.start, headers.length, ticket,
+        )  # fmt: skip
+        rk.raise_for_object(error, f"produce to {letters.topic}")
 
     def poll(self, wait_ms: int) -> list[int]:
         """See `Sink.poll`."""

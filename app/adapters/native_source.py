@@ -18,6 +18,7 @@ import structlog
 from app.adapters import librdkafka as rk
 from app.adapters import native_loops
 from app.adapters.companions import Companions
+from app.adapters.unreadable import UNREADABLE, Unreadable
 from app.batching import ByteBound
 from app.errors import BrokerUnavailable
 from app.ports import RebalanceListener
@@ -50,6 +51,7 @@ class NativeSource:
         self._listener = listener
         self._owned: set[tuple[str, int]] = set()
         self._failure: BaseException | None = None
+        self._unreadable = Unreadable()
         self._callbacks = (
             rk.RebalanceCallback(self._rebalance),
             rk.ErrorCallback(self._error),
@@ -80,11 +82,12 @@ class NativeSource:
         try:
             self._raise_failure()
             batches = self._columns(n, time.time_ns() // 1000)
-            errors = self._errors(n) if sum(map(len, batches)) < n else ()
+            errors = self._errors(n) if sum(map(len, batches)) < n else []
         finally:
             native_loops.release(self._addresses, n)
-        for code, text in errors:
-            self._consume_error(code, text)
+        for code, text, topic, partition in errors:
+            self._consume_error(code, text, topic, partition)
+        self._unreadable.came(batches)
         return batches
 
     def _fill(self, records_max: int, linger_ms: int) -> int:
@@ -134,16 +137,24 @@ class NativeSource:
         rows: dict[np.uint64, Int64s] = {a: np.flatnonzero(rkt == a) for a in dict.fromkeys(rkt)}
         return [batch(address).take(at) for address, at in rows.items()]
 
-    def _errors(self, n: int) -> list[tuple[int, str]]:
+    def _errors(self, n: int) -> list[tuple[int, str, str, int]]:
         messages = (rk.Message.from_address(int(a)) for a in self._addresses[:n])
         return [
-            (m.err, c.string_at(m.payload, m.len).decode("utf-8", "replace") if m.payload else "")
+            (
+                m.err,
+                c.string_at(m.payload, m.len).decode("utf-8", "replace") if m.payload else "",
+                rk.topic_name(m.rkt).decode() if m.rkt else "",
+                m.partition,
+            )
             for m in messages
             if m.err
         ]
 
-    def _consume_error(self, code: int, text: str) -> None:
+    def _consume_error(self, code: int, text: str, topic: str, partition: int) -> None:
         if code == rk.ERR_PARTITION_EOF:
+            return
+        if code in UNREADABLE:
+            self._unreadable.failed(topic, partition, text)
             return
         if code == rk.ERR_FATAL or rk.fatal(self._client):
             raise BrokerUnavailable(f"consumer: {rk.fatal(self._client) or text}")
@@ -173,6 +184,7 @@ class NativeSource:
             else:
                 self._listener.revoked(at, lost=bool(rk.assignment_lost(client)))
                 self._owned -= set(at)
+                self._unreadable.left(at)
         except Exception as failure:  # noqa: BLE001 -- see above
             self._failure = failure
         every = rk.list_copy(partitions)
@@ -233,6 +245,10 @@ class NativeSource:
             if high.value >= 0:
                 found[topic, partition] = high.value
         return found
+
+    def unreadable(self) -> Mapping[tuple[str, int], str]:
+        """See `Source.unreadable`."""
+        return self._unreadable.why
 
     def group_metadata(self) -> object:
         """See `Source.group_metadata`; whoever asks for it destroys it."""

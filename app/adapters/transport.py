@@ -24,6 +24,7 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "fetch.wait.max.ms": "10",
     "fetch.queue.backoff.ms": "5",
     "session.timeout.ms": "10000",
+    "check.crcs": "true",
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {
     "acks": "all",

@@ -17,10 +17,10 @@ from app.decode_twin import decode as twin
 from app.errors import ConfigError, RejectCode, SchemaError
 from app.writers import SLOW, UNKNOWN, Writers
 from tests.strategies import (
-    DEEP,
-    DEEP_ONE,
     LIMITS,
     SCHEMA,
+    SLOW_ONE,
+    SLOW_READER,
     TRANSACTION,
     batch,
     confluent,
@@ -145,12 +145,15 @@ def test_the_largest_are_taken(text: str) -> None:
     Writers().add_id(1, text)
 
 
-def test_seven_arrays_deep_is_left_to_the_twin() -> None:
-    """The deepest legal nesting is no error, though the loop has no plan for it."""
-    parsed = schemas.parse(variant(extra=nested("int", 7))).parsed
+def test_whatever_the_linter_lets_pass_has_a_plan() -> None:
+    """The slow path is for readers of another kind: by the bundled one no record can take it."""
+    for depth in range(8):
+        plan = compile_plan(
+            schemas.parse(variant(extra=nested("int", depth))).parsed, SCHEMA.parsed
+        )
+        assert plan.any()
     with pytest.raises(PlanGap):
-        compile_plan(parsed, SCHEMA.parsed)
-    assert compile_plan(schemas.parse(variant(extra=nested("int", 4))).parsed, SCHEMA.parsed).any()
+        compile_plan(schemas.parse(variant(currency=None)).parsed, SLOW_READER.parsed)
 
 
 def test_each_instruction_lies_within_its_plan() -> None:
@@ -278,7 +281,7 @@ def test_plans_lie_behind_each_other() -> None:
 
 def test_marks_are_bounded_and_cleared() -> None:
     """Unknown ids are kept up to a bound, oldest first out; a schema that comes late clears one."""
-    writers = Writers()
+    writers = Writers(SLOW_READER)
     for schema_id in range(writers_module.UNKNOWN_IDS_MAX + 5):
         writers.mark_unknown(schema_id)
     assert len(writers.program.ids) == writers_module.UNKNOWN_IDS_MAX
@@ -286,10 +289,14 @@ def test_marks_are_bounded_and_cleared() -> None:
     with pytest.raises(KeyError):
         writers.find(writers_module.CONFLUENT, 4)
     assert writers.find(writers_module.CONFLUENT, 5) is None
-    writers.add_id(5, DEEP)
+    writers.add_id(5, variant(currency=None))
     writers.add_id(6, SCHEMA.text)
     assert writers.program.id_bases[:3].tolist()[::2] == [SLOW, UNKNOWN]
     writers.mark_unknown(6)
     assert writers.program.id_bases[:3].tolist() == [SLOW, UNKNOWN, UNKNOWN]
-    value = confluent(pieces() + DEEP_ONE, 5)
+    writers.mark_refused(8)
+    assert writers.program.id_bases[3] == writers_module.REFUSED
+    writers.forget_unknown()
+    assert writers.program.id_bases.tolist() == [SLOW, writers_module.REFUSED]
+    value = confluent(SLOW_ONE, 5)
     assert len(decode(batch([value]), writers, LIMITS).transactions) == 1

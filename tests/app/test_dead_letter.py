@@ -4,10 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.decode_twin import Fault, spans
-from app.dlq_show import Shown, dumped, fields, place
-from app.emit import Route, letters
-from app.errors import ConfigError, RejectCode
 from app.dead_letter import (
     DAMAGED,
     DeadLetter,
@@ -20,6 +16,10 @@ from app.dead_letter import (
     remedy,
     shown,
 )
+from app.decode_twin import Fault, spans
+from app.dlq_show import Shown, dumped, fields, place
+from app.emit import Route, letters
+from app.errors import ConfigError, RejectCode
 from app.records import Header, Reject
 from app.writers import Writers
 from tests.app.builders import record_batch

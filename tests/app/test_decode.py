@@ -22,6 +22,9 @@ from tests.strategies import (
     LIMITS,
     NOW_US,
     SCHEMA,
+    SLOW,
+    SLOW_ONE,
+    SLOW_READER,
     SYMBOLS,
     TRANSACTION,
     Decode,
@@ -150,7 +153,7 @@ CASES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         pieces() + b"aabbcc" + b"\2dd\0" + b"\2",
         {},
     ),
-    "too deep for the loop": (DEEP, pieces() + DEEP_ONE, {}),
+    "as deep as may be": (DEEP, pieces() + DEEP_ONE, {}),
 }
 
 
@@ -197,7 +200,6 @@ def test_the_loops_numbers_are_those_of_other_files() -> None:
     for op in avro_plan.Op:
         assert getattr(loop, op.name) == op
     for place, code in enumerate(RejectCode):
-        assert loop.CODES[place] is code
         assert code is RejectCode.UNDECODABLE or getattr(loop, code.name) == place
     framings = writers_module.CONFLUENT, writers_module.SINGLE_OBJECT
     assert framings == (loop.CONFLUENT, loop.SINGLE_OBJECT)
@@ -256,7 +258,7 @@ def test_ids_not_heard_of_come_back_as_a_question(decode: Decode) -> None:
     records = batch([good, confluent(pieces(), 8), b"", confluent(pieces(), 9), confluent(b"", -1)])
     asked = decode(records, writers, LIMITS)
     assert asked.unresolved == {8, 9}
-    assert (len(asked.transactions), asked.rejects) == (0, [])
+    assert (len(asked.transactions), list(asked.rejects)) == (0, [])
     writers.add_id(8, SCHEMA.text)
     writers.mark_unknown(9)
     answered = decode(records, writers, LIMITS)
@@ -283,11 +285,11 @@ def test_rejected_before_the_schema_is_asked_for(decode: Decode) -> None:
 
 def test_schemas_beyond_the_loop_keep_their_place() -> None:
     """Rows that only the twin reads stand between the others in the records' order."""
-    writers = Writers()
-    writers.add_id(7, DEEP)
+    writers = Writers(SLOW_READER)
+    writers.add_id(7, SLOW)
     assert writers_module.SLOW in writers.program.id_bases
-    deep, fast = confluent(pieces() + DEEP_ONE, 7), single_object(pieces())
-    records = batch([deep, fast, b"", deep[:-1], fast, deep])
+    slow, fast = confluent(SLOW_ONE, 7), single_object(pieces())
+    records = batch([slow, fast, b"", slow[:-1], fast, slow])
     by_loop = loop.decode(records, writers, LIMITS)
     by_twin = decode_twin.decode(records, writers, LIMITS)
     assert by_loop.rejects == by_twin.rejects
@@ -349,4 +351,5 @@ def test_limits_are_inclusive(decode: Decode) -> None:
 def test_an_empty_batch(decode: Decode) -> None:
     """No records: no rows, no rejects."""
     result = decode(batch([]), Writers(), LIMITS)
-    assert (len(result.transactions), result.rejects, result.unresolved) == (0, [], frozenset())
+    assert (len(result.transactions), len(result.rejects)) == (0, 0)
+    assert result.unresolved == frozenset()

@@ -270,11 +270,12 @@ def test_a_registry_id_is_resolved_once() -> None:
     "text", [None, '"string"', "no schema", '{"type": "array", "items": "null"}']
 )
 def test_an_id_without_a_usable_schema_is_rejected(text: str | None) -> None:
-    """An id that the registry does not know, or whose schema cannot be used: UNKNOWN_SCHEMA."""
+    """An id that the registry does not know is UNKNOWN_SCHEMA, an unusable one REFUSED_SCHEMA."""
     registry = MemoryRegistry({} if text is None else {9: text})
     processed = run(batch([value(1, _confluent(9)), value(2)]), parts(registry=registry))
     assert len(processed.transactions) == 1
-    assert processed.rejects == {RejectCode.UNKNOWN_SCHEMA: 1}
+    code = RejectCode.UNKNOWN_SCHEMA if text is None else RejectCode.REFUSED_SCHEMA
+    assert processed.rejects == {code: 1}
 
 
 async def test_a_registry_that_is_away_is_waited_for() -> None:

@@ -18,12 +18,12 @@ from app.adapters import dead_letters
 from app.adapters.admin import delete_topics
 from app.adapters.topics import apply_topics, wanted_topics
 from app.config import Settings, load_settings
+from app.dead_letter import DeadLetter, Source, Wanted
 from app.demo.cluster import Kafka
 from app.demo.worker import environment
 from app.dlq_show import Shown
 from app.emit import Route, letters
 from app.errors import BrokerUnavailable, RejectCode
-from app.dead_letter import DeadLetter, Source, Wanted
 from app.records import Header, Letter, Outbound, Reject
 from tests.app.builders import record_batch
 
