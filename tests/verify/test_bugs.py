@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import app.live
-import app.pipeline
-import app.worker
+from app import pipeline as pipeline_module
+from app import worker as worker_module
 from app.adapters.onnx import OnnxScorer, load_scorer
 from app.decide import Policy
 from app.emit import Scored
@@ -17,13 +16,14 @@ from app.errors import BrokerUnavailable, RejectCode
 from app.intake import Intake
 from app.live import Live
 from app.records import Columns, Outbound, RecordBatch, Reject
-from app.transactions import TransactionalDelivery
 from features import blob, kernel
 from features.contract import DAY_US
 from tests.verify.worlds import SETTINGS, TOPICS, At, Deployment, LogTransactor, World, filled, run
 from verify import Report, judge
 
 Patch = pytest.MonkeyPatch
+pipeline: Any = pipeline_module
+worker: Any = worker_module
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +141,12 @@ Emit = Callable[..., Outbound]
 
 def _emit(change: Callable[[Emit, RecordBatch, Scored, list[Reject], Any, Any], Outbound]) -> Any:
     """`emit` with a bug."""
-    real: Emit = app.pipeline.emit
+    real: Emit = pipeline.emit
 
     def emit(records: RecordBatch, scored: Scored, rejects: list[Reject], *rest: Any) -> Outbound:
         return change(real, records, scored, rejects, *rest)
 
-    return lambda patch: patch.setattr(app.pipeline, "emit", emit)
+    return lambda patch: patch.setattr(pipeline, "emit", emit)
 
 
 def _needless_alert(
@@ -214,7 +214,7 @@ def _swapped(
 
 def _nothing(patch: Patch) -> None:
     """A batch of which nothing is sent."""
-    real, count = app.worker.emitted, [0]
+    real, count = worker.emitted, [0]
 
     def emitted(its: Any, parts: Any) -> Any:
         found = real(its, parts)
@@ -223,34 +223,21 @@ def _nothing(patch: Patch) -> None:
             return found
         return dataclasses.replace(found, outbound=Outbound((), (), found.outbound.source_topic))
 
-    patch.setattr(app.worker, "emitted", emitted)
-
-
-def _batches_swapped(patch: Patch) -> None:
-    real, first = TransactionalDelivery._take, [True]
-
-    def take(self: TransactionalDelivery) -> list[Any]:
-        taken = real(self)
-        while first[0] and sum(each.output.count > 0 for each in taken) < 3:
-            taken += real(self)  # of two partitions three batches: two are of one
-        first[0] = False
-        return taken[::-1]
-
-    patch.setattr(TransactionalDelivery, "_take", take)
+    patch.setattr(worker, "emitted", emitted)
 
 
 def _other_hash(patch: Patch) -> None:
-    real = app.pipeline.vector_hash
-    patch.setattr(app.pipeline, "vector_hash", lambda matrix: np.roll(real(matrix), 1))
+    real = pipeline.vector_hash
+    patch.setattr(pipeline, "vector_hash", lambda matrix: np.roll(real(matrix), 1))
 
 
 def _no_instant(patch: Patch) -> None:
-    real = app.worker.emitted
+    real = worker.emitted
 
     def emitted(its: Any, parts: Any) -> Any:
         return real(its, dataclasses.replace(parts, clock=lambda: 0))
 
-    patch.setattr(app.worker, "emitted", emitted)
+    patch.setattr(worker, "emitted", emitted)
 
 
 def _next_threshold(patch: Patch) -> None:
@@ -260,19 +247,18 @@ def _next_threshold(patch: Patch) -> None:
 
 
 def _stale_score(patch: Patch) -> None:
-    real, last = app.pipeline.score, [np.zeros(0, np.float32)]
+    real, last = pipeline.score, [np.zeros(0, np.float32)]
 
     def score(matrix: Any, scorer: Any) -> Any:
         found = real(matrix, scorer)
         stale, last[0] = last[0], found
         return np.resize(stale, len(found)) if len(stale) else found
 
-    patch.setattr(app.pipeline, "score", score)
+    patch.setattr(pipeline, "score", score)
 
 
 SENDING: dict[str, tuple[Callable[[Patch], None], str]] = {
     "nothing sent of a batch": (_nothing, "C1"),
-    "batches swapped": (_batches_swapped, "C3"),
     "records swapped": (_emit(_swapped), "C3"),
     "an alert without its decision": (_emit(_needless_alert), "C9"),
     "an alert missing": (_emit(_missing_alert), "C9"),
@@ -307,7 +293,7 @@ def _advance(change: Callable[..., None]) -> Callable[[Patch], None]:
         real(*arguments)
         change(real, *arguments)
 
-    return lambda patch: patch.setattr(app.live.kernel, "advance", advance)
+    return lambda patch: patch.setattr(kernel, "advance", advance)
 
 
 def _float_sums(_: Any, *arguments: Any) -> None:
@@ -333,7 +319,7 @@ def _known_too_early(patch: Patch) -> None:
         del known
         real(state, shares, partition, event, event.copy(), *rest)
 
-    patch.setattr(app.live.kernel, "learn", learn)
+    patch.setattr(kernel, "learn", learn)
 
 
 def _label_lost(patch: Patch) -> None:
@@ -353,7 +339,7 @@ def _damaged_blob(patch: Patch) -> None:
     def pack(state: Any, rows: Any) -> list[bytes]:
         return [each[:-1] + bytes([each[-1] ^ 1]) for each in real(state, rows)]
 
-    patch.setattr(app.live.blob, "pack_customers", pack)
+    patch.setattr(blob, "pack_customers", pack)
 
 
 def _unflushed_row(patch: Patch) -> None:
@@ -362,7 +348,7 @@ def _unflushed_row(patch: Patch) -> None:
     def pack(state: Any, rows: Any) -> list[bytes]:
         return [real(state, rows[:1])[0] for _ in rows]
 
-    patch.setattr(app.live.blob, "pack_shares", pack)
+    patch.setattr(blob, "pack_shares", pack)
 
 
 STATE: dict[str, tuple[Callable[[Patch], None], str]] = {

@@ -162,7 +162,7 @@ class LogSource(MemorySource):
 
     def poll(self, records_max: int, wait_ms: int, linger_ms: int) -> list[RecordBatch]:
         """See `Source.poll`."""
-        super().poll(records_max, 1, 0)
+        super().poll(records_max, min(wait_ms, 1), linger_ms)
         heads = {
             at: times[self.position[at]] - (LABELS_AHEAD_US if at[0] == "labels" else 0)
             for at, times in self.world.times_us.items()
