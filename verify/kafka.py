@@ -49,6 +49,7 @@ class Consumers:
         fixed = {
             "group.id": group, "enable.auto.commit": False, "isolation.level": "read_committed",
             "auto.offset.reset": "error", "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,  # the end of every partition is waited for
         }  # fmt: skip
         return Consumer({**self.options, **fixed, **more})
 
