@@ -21,6 +21,7 @@ from app import (
     schemas_cli,
     simulation_cli,
     state_cli,
+    verify_cli,
 )
 from app.errors import ConfigError, RiskwireError, Unavailable
 
@@ -44,13 +45,10 @@ bench = _group("Measure, on this machine.")
 app.add_typer(topics, name="topics")
 app.add_typer(features, name="features")
 app.add_typer(bench, name="bench")
-cli_models.add(app)
-state_cli.add(app)
-simulation_cli.add(app)
-bench_overload_cli.add(bench)
-dlq_cli.add(app)
-schemas_cli.add(app)
-hostile_cli.add(bench)
+for more in (cli_models, state_cli, dlq_cli, schemas_cli, verify_cli, simulation_cli):
+    more.add(app)
+for more in (bench_overload_cli, hostile_cli):
+    more.add(bench)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]
