@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app import cli_models
+from app import chaos_cli, cli_models
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ app.add_typer(topics, name="topics")
 app.add_typer(features, name="features")
 app.add_typer(bench, name="bench")
 cli_models.add(app)
+chaos_cli.add(app)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]
