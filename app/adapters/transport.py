@@ -25,6 +25,7 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "fetch.queue.backoff.ms": "5",
     "queued.max.messages.kbytes": "65536",
     "session.timeout.ms": "10000",
+    "heartbeat.interval.ms": "500",  # by it a survivor learns that it has to take over
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {
     "acks": "all",

@@ -58,6 +58,7 @@ class Campaign:
         self.faults = Faults(stage, self.crew, self._say, self._fail)
         self.reader = Reader(stage.settings)
         self._due: list[Fault] = draw(tier, seed)[::-1]
+        self._next_at = self._due[-1].at
         self._waits_since_s = self._well_since_s = 0.0
         self._takeovers: list[Takeover] = []
         self._handled: set[int] = set()
@@ -117,7 +118,7 @@ class Campaign:
         alone = any(takeover.alone for takeover in self._takeovers)
         if self._stop.is_set() or not self._due or alone or self.faults.mines:
             return True
-        return self.load.sent < self._due[-1].at + AHEAD_S * self.tier.rate_per_s
+        return self.load.sent < self._next_at + AHEAD_S * self.tier.rate_per_s
 
     def _is_at_work(self) -> bool:
         """Whether faults are to come, or wait for what only traffic brings."""
@@ -136,7 +137,7 @@ class Campaign:
     # Faults.
 
     def _next_fault(self) -> None:
-        if not self._due or self.load.sent < self._due[-1].at:
+        if not self._due or self.load.sent < self._next_at:
             return
         fault = self._due[-1]
         hindered = any(t.alone for t in self._takeovers) or any(
@@ -145,6 +146,10 @@ class Campaign:
         if not hindered and (not fault.alone or self._is_well()) and self.faults.do(fault):
             self._due.pop()
             self._waits_since_s = 0.0
+            if self._due:
+                # Those that had to wait do not come all at once.
+                distance = (self._due[-1].at - fault.at) // 2
+                self._next_at = max(self._due[-1].at, self.load.sent + distance)
             self.verdict.faults[fault.kind] += 1
             self._say(str(fault) + (", alone" if fault.alone else ""))
         elif not self._waits_since_s:
@@ -256,6 +261,9 @@ class Campaign:
 
     def _check(self) -> None:
         began_s = time.monotonic()
+        wanted, reached = self.verdict.faults["point"], sum(self.verdict.points.values())
+        if reached < wanted:
+            self._fail(f"{wanted - reached} of {wanted} crash points were not reached")
         self.verdict.laws, broken = check(self.stage.settings, self.reader)
         for each in broken:
             self._fail(each)

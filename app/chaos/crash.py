@@ -19,6 +19,16 @@ from app.chaos.points import POINTS, Place
 REACHED = "crash point reached"
 
 
+def found(place: Place) -> tuple[Any, str]:
+    """What holds a place's function, and its name there; raises ImportError or AttributeError."""
+    owner: Any = importlib.import_module(place.module)
+    *classes, name = place.name.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    getattr(owner, name)
+    return owner, name
+
+
 class Mine:
     """Kills this process at the N-th call of what it wraps."""
 
@@ -28,10 +38,7 @@ class Mine:
 
     def lay(self, place: Place) -> None:
         """Wrap a place; raises AttributeError or ImportError where it is not there."""
-        owner: Any = importlib.import_module(place.module)
-        *classes, name = place.name.split(".")
-        for each in classes:
-            owner = getattr(owner, each)
+        owner, name = found(place)
         setattr(owner, name, self._wrapped(getattr(owner, name), place))
 
     def _wrapped(self, function: Any, place: Place) -> Any:

@@ -142,8 +142,14 @@ class Crew:
         member.send(signal.SIGCONT)
 
     def free(self, wanted: int) -> Member | None:
-        """The member of that number that works undisturbed, else another one that does."""
-        numbers = sorted(self.members, key=lambda number: (number != wanted, number))
+        """The member of that number that works undisturbed, else another one that does.
+
+        Not the one that only joins for a while.
+        """
+        stays = range(len(self._stage.ways) - 1)
+        numbers = sorted(
+            self.members.keys() & set(stays), key=lambda number: (number != wanted, number)
+        )
         for number in numbers:
             member = self.members[number]
             idle = not (member.has_ended or member.intent or member.mine or member.is_frozen)

@@ -19,7 +19,7 @@ from app.chaos.points import POINTS, Point
 from app.chaos.schedule import Fault
 from app.chaos.stage import Stage
 
-HELD_S_MAX, JOIN_S_MAX = 20.0, 30.0
+HELD_S_MAX, JOIN_S_MAX = 60.0, 30.0
 OLDER_S = 4.0
 CUT_S = 0.3
 PROVOKE_S, REACH_S_MAX = 15.0, 75.0

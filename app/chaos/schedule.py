@@ -88,8 +88,10 @@ def draw(tier: Tier, seed: int) -> list[Fault]:
     faults = [_fault(kind, i, tier, rng) for kind in KINDS for i in range(tier.counts[kind])]
     rng.shuffle(faults)
     # A crash point needs traffic after it: none is among the last.
-    last = [fault for fault in faults if fault.kind != "point"][-max(1, len(faults) // 10) :]
-    faults = [fault for fault in faults if fault not in last] + last
+    others = [i for i, fault in enumerate(faults) if fault.kind != "point"]
+    last = set(others[-max(1, len(faults) // 10) :])
+    order = sorted(range(len(faults)), key=lambda i: i in last)
+    faults = [faults[i] for i in order]
     rooms = [ROOM_ALONE if fault.alone else rng.uniform(0.5, 1.5) for fault in faults]
     step = (LAST - FIRST) * tier.transactions / sum(rooms)
     placed, passed = [], 0.0
