@@ -12,6 +12,7 @@ COPY app app
 COPY features features
 COPY models models
 COPY schemas schemas
+COPY verify verify
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/wheel \
  && /opt/riskwire/bin/pip install --no-cache-dir --no-deps /tmp/wheel/*.whl
 
