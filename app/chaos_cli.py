@@ -41,7 +41,7 @@ def chaos(
         typer.echo(json.dumps(verdict.as_json()))
     else:
         typer.echo("\n".join(verdict.lines()))
-    raise typer.Exit(1 if verdict.violations else 0)
+    raise typer.Exit(0 if verdict.holds else 1)
 
 
 def add(app: typer.Typer) -> None:

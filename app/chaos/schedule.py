@@ -17,6 +17,8 @@ SESSION_MS = 6000
 BREAKS = ("cut", "black hole", "delay", "throttle")
 LOSSES = ("flushed", "older data", "emptied")
 ALONE_KILLS = 3
+CALLS_MAX = 5
+REDIS_SHARE = 1 / 3
 ROOM_ALONE = 3.5
 """So many times the usual distance stands around a fault at which takeover is measured."""
 FIRST, LAST = 0.04, 0.93
@@ -103,38 +105,38 @@ def draw(tier: Tier, seed: int) -> list[Fault]:
 
 
 def _fault(kind: str, number: int, tier: Tier, rng: Random) -> Fault:
-    target = rng.randrange(tier.workers)
+    target, seconds, amount, alone = rng.randrange(tier.workers), 0.0, 0.0, False
     match kind:
         case "kill":
-            return Fault(0, kind, "-9", target, 0.0, alone=number < ALONE_KILLS)
+            what, alone = "-9", number < ALONE_KILLS
         case "point":
             point = POINTS[number % len(POINTS)]
-            nth = 1 if point.begins else rng.randint(1, 5)
-            return Fault(0, kind, point.name, target, 0.0, nth, alone=point.alone)
+            what, alone = point.name, point.alone
+            amount = 1 if point.begins else rng.randint(1, CALLS_MAX)
         case "zombie":
-            return Fault(0, kind, "SIGSTOP", target, SESSION_MS / 1000 + rng.uniform(1.0, 4.0))
+            what, seconds = "SIGSTOP", SESSION_MS / 1000 + rng.uniform(1.0, 4.0)
         case "rebalance":
-            what = "join and leave" if number % 2 else "rolling"
-            return Fault(0, kind, what, target, rng.uniform(1.0, 4.0))
+            what = ("rolling", "join and leave")[number % 2]
+            seconds = rng.uniform(1.0, 4.0)
         case "broker":
-            node = rng.randrange(tier.brokers)
-            return Fault(0, kind, "-9", node, rng.uniform(0.2, 2.0))
+            what, target, seconds = "-9", rng.randrange(tier.brokers), rng.uniform(0.2, 2.0)
         case "network":
-            return _network(number, target, rng)
+            to = "redis" if rng.random() < REDIS_SHARE else "kafka"
+            how = BREAKS[number % len(BREAKS)]
+            what, seconds = f"{to} {how}", rng.uniform(0.3, 4.0)
+            amount = _amount(how, rng)
         case "held":
-            what = "EndTxn, then cut" if number % 2 else "EndTxn"
-            return Fault(0, kind, what, target, rng.uniform(0.5, 12.0))
+            what = ("EndTxn", "EndTxn, then cut")[number % 2]
+            seconds = rng.uniform(0.5, 12.0)
         case "redis":
-            what = "SIGSTOP" if number % 2 else "-9"
-            return Fault(0, kind, what, 0, rng.uniform(0.5, 4.0))
-        case "loss":
-            what = LOSSES[(number + rng.randrange(3)) % 3]
-            return Fault(0, kind, what, 0, rng.uniform(0.5, 3.0))
-    raise AssertionError(kind)
+            what, seconds = ("-9", "SIGSTOP")[number % 2], rng.uniform(0.5, 4.0)
+        case _:
+            what, seconds = LOSSES[(number + rng.randrange(3)) % 3], rng.uniform(0.5, 3.0)
+    return Fault(0, kind, what, target, seconds, amount, alone)
 
 
-def _network(number: int, target: int, rng: Random) -> Fault:
-    what = BREAKS[number % len(BREAKS)]
-    to = "redis" if rng.random() < 1 / 3 else "kafka"
-    amount = {"delay": rng.uniform(0.05, 0.4), "throttle": rng.uniform(8e3, 64e3)}.get(what, 0.0)
-    return Fault(0, "network", f"{to} {what}", target, rng.uniform(0.3, 4.0), round(amount, 2))
+def _amount(how: str, rng: Random) -> float:
+    """Seconds of a delay, bytes a second of a throttle."""
+    if how == "delay":
+        return round(rng.uniform(0.05, 0.4), 2)
+    return round(rng.uniform(8e3, 64e3)) if how == "throttle" else 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.chaos.schedule import KINDS, SESSION_MS, Tier
+from verify import Report
 
 TAKEOVER_S_MAX, LEAVE_S_MAX = SESSION_MS / 1000 + 3.0, 2.0
 HEADS = (
@@ -19,7 +20,7 @@ HEADS = (
     "takeover s",
     "leave s",
     "ended by themselves",
-    "violations",
+    "verdict",
 )
 
 
@@ -39,10 +40,15 @@ class Verdict:
     ended: list[str] = field(default_factory=list)
     takeovers: list[tuple[float, str, bool]] = field(default_factory=list)
     leaves: list[tuple[float, bool]] = field(default_factory=list)
-    laws: dict[str, str] = field(default_factory=dict)
+    report: Report | None = None
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
     transactions: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether all went as it must, and the checker has said so."""
+        return not self.violations and self.report is not None and self.report.holds
 
     @property
     def takeover_s_max(self) -> float | None:
@@ -69,19 +75,17 @@ class Verdict:
             ),
             "leave_s_max": _rounded(self.leave_s_max),
             "ended_by_themselves": self.ended,
-            "laws": self.laws,
             "violations": self.violations,
-            "ok": not self.violations,
+            "report": None if self.report is None else self.report.as_json(),
+            "ok": self.holds,
         }
 
     def lines(self) -> list[str]:
         """For people."""
         found = self.as_json()
-        shown = ("faults", "crash_points", "laws")
-        lines = [f"{name}: {value}" for name, value in found.items() if name not in shown]
-        for name in shown:
-            lines += [f"{name}:", *(f"  {key}: {value}" for key, value in found[name].items())]
-        return [*lines, "VIOLATED" if self.violations else "every law held"]
+        lines = [f"{name}: {value}" for name, value in found.items() if name != "report"]
+        laws = [] if self.report is None else self.report.lines()
+        return [*lines, *laws, "every law held" if self.holds else "VIOLATED"]
 
     def append_to(self, path: Path) -> None:
         """Append a row to a Markdown table, which is begun where there is none."""
@@ -89,7 +93,7 @@ class Verdict:
             self.seed, f"{self.transactions:,}", round(self.seconds),
             *(self.faults[kind] for kind in KINDS),
             _rounded(self.takeover_s_max), _rounded(self.leave_s_max),
-            len(self.ended), len(self.violations),
+            len(self.ended), "holds" if self.holds else "VIOLATED",
         ]  # fmt: skip
         begun = path.exists()
         with path.open("a", encoding="utf-8") as file:
