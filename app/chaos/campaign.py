@@ -5,7 +5,6 @@ its place in the stream. Afterwards all is healed, the workers finish what is le
 and what lies in Kafka and Redis is checked.
 """
 
-import signal
 import tempfile
 import threading
 import time
@@ -33,7 +32,10 @@ from verify.watch import Watch, read
 
 TICK_S = 0.02
 READY_S_MAX, WAIT_S_MAX, DRAIN_S_MAX = 120.0, 90.0, 120.0
-QUIET_S = 1.0
+QUIET_S, SLOW_S = 1.0, 4.0
+MOVED_RECORDS = 300
+"""So much comes out between one fault that stops workers and the next."""
+STOPPING = frozenset({"kill", "point", "zombie", "rebalance", "broker"})
 AHEAD_S = 2.0
 """So far may the traffic run ahead of the next fault."""
 
@@ -61,12 +63,14 @@ class Campaign:
         self.crew = Crew(stage, directory, self._say)
         self.faults = Faults(stage, self.crew, self._say, self._fail)
         self.reader = Reader(stage.settings)
-        self._environment = environment(stage.settings)
+        quiet = {"RISKWIRE_KAFKA_OPTIONS": '{"log_level": "0"}'}
+        self._environment = environment(stage.settings) | quiet
         self._seen = directory / "seen.txt"
         self._watch = Watch(Evidence.of(self._environment), self._seen)
         self._due: list[Fault] = draw(tier, seed)[::-1]
         self._next_at = self._due[-1].at
         self._waits_since_s = self._well_since_s = 0.0
+        self._moved_to = 0
         self._takeovers: list[Takeover] = []
         self._handled: set[int] = set()
         self._stop = threading.Event()
@@ -151,9 +155,13 @@ class Campaign:
         hindered = any(t.alone for t in self._takeovers) or any(
             mine.alone for mine in self.faults.mines.values()
         )
+        moves = self.reader.counted >= min(self._moved_to, self.load.sent)
+        hindered |= fault.kind in STOPPING and not moves
         if not hindered and (not fault.alone or self._is_well()) and self.faults.do(fault):
             self._due.pop()
             self._waits_since_s = 0.0
+            if fault.kind in STOPPING:
+                self._moved_to = self.reader.counted + MOVED_RECORDS
             if self._due:
                 # Those that had to wait do not come all at once.
                 distance = (self._due[-1].at - fault.at) // 2
@@ -182,6 +190,8 @@ class Campaign:
     def _turn(self) -> None:
         self.faults.turn()
         for number, member in list(self.crew.members.items()):
+            if member.asked_s and time.monotonic() > member.asked_s + SLOW_S:
+                member.show_threads()
             if member.has_ended and id(member) not in self._handled:
                 self._handled.add(id(member))
                 self._ended(number, member)
@@ -196,7 +206,7 @@ class Campaign:
                 self.verdict.takeovers.append((took_s, takeover.what, takeover.alone))
                 self._say(f"taken over after {took_s:.1f} s: {takeover.what}")
                 if takeover.alone and took_s > TAKEOVER_S_MAX:
-                    self._fail(f"takeover took {took_s:.1f} s: {takeover.what}")
+                    self.verdict.late.append(f"takeover took {took_s:.1f} s: {takeover.what}")
 
     def _ended(self, number: int, member: Member) -> None:
         mine = self.faults.went_off(member)
@@ -235,7 +245,7 @@ class Campaign:
         status = member.process.returncode
         self._say(f"worker {member.number} left in {member.stop_s:.2f} s, status {status}")
         if undisturbed and member.stop_s > LEAVE_S_MAX:
-            self._fail(f"worker {member.number} took {member.stop_s:.2f} s to leave")
+            self.verdict.late.append(f"worker {member.number} left in {member.stop_s:.2f} s")
 
     # The end.
 
@@ -246,9 +256,7 @@ class Campaign:
         self._say("all is sent and healed; the workers finish")
         if not self._wait_for(self._is_drained, DRAIN_S_MAX, "the workers finish what was sent"):
             for member in self.crew.members.values():
-                member.send(signal.SIGABRT)  # its log shows where each thread is
-            time.sleep(1.0)
-            return
+                member.show_threads()
         for number in sorted(self.crew.members):
             member = self.crew.members[number]
             self.crew.stop(member, "leave")

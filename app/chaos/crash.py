@@ -1,10 +1,11 @@
-"""`python -m app.chaos.crash POINT N`: a worker that kills itself when it passes a point.
+"""`python -m app.chaos.crash [POINT N]`: a worker that kills itself when it passes a point.
 
 The functions that the point names are wrapped here, in this process alone, before the worker
 starts; at the N-th call it says so on standard error and sends itself SIGKILL. It fails at once
-where the production code has no such function any more.
+where the production code has no such function any more. SIGUSR1 shows where each thread is.
 """
 
+import faulthandler
 import functools
 import importlib
 import inspect
@@ -75,8 +76,8 @@ class Mine:
                 self._end()
 
 
-def main(name: str, nth: int) -> None:
-    """Lay the mine and run the worker."""
+def lay(name: str, nth: int) -> None:
+    """Lay a mine at a point, which is armed when the worker begins to run."""
 
     def end() -> None:
         os.write(2, f"{REACHED}: {name}\n".encode())
@@ -94,9 +95,11 @@ def main(name: str, nth: int) -> None:
         return int(run_app(*arguments))
 
     wiring.run_app = armed
-    sys.argv = ["riskwire", "worker"]
-    importlib.import_module("app.cli").main()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    faulthandler.register(signal.SIGUSR1)
+    if len(sys.argv) > 1:
+        lay(sys.argv[1], int(sys.argv[2]))
+    sys.argv = ["riskwire", "worker"]
+    importlib.import_module("app.cli").main()

@@ -35,6 +35,7 @@ class Member:
         self.is_frozen = False
         self.ended_s = self.asked_s = 0.0  # by time.time and time.monotonic
         self.stop_s = 0.0
+        self._shown = False
         self._partitions: set[int] = set()
         self._read = 0
         with log.open("ab") as out:
@@ -77,6 +78,12 @@ class Member:
         if not self.has_ended:
             self.process.send_signal(number)
 
+    def show_threads(self) -> None:
+        """Let it write into its log where each thread is, once."""
+        if not self._shown:
+            self._shown = True
+            self.send(signal.SIGUSR1)
+
     def last_words(self) -> str:
         """Why it ended, by its log."""
         text = self.log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
@@ -109,12 +116,8 @@ class Crew:
     def start(self, number: int, mine: tuple[str, int] | None = None) -> Member:
         """Start a worker under a number; `mine` is a crash point and the call that counts."""
         self._started += 1
-        program = ["app.chaos.crash", mine[0], str(mine[1])] if mine else ["app.cli", "worker"]
-        env = {
-            **os.environ,
-            **environment(self._stage.settings_of(number)),
-            "PYTHONFAULTHANDLER": "1",  # SIGABRT shows where each thread is
-        }
+        program = ["app.chaos.crash", *map(str, mine or ())]
+        env = {**os.environ, **environment(self._stage.settings_of(number))}
         log = self._directory / f"worker-{number}-{self._started:03d}.log"
         member = Member(number, [sys.executable, "-P", "-m", *program], env, log)
         member.mine = mine[0] if mine else ""

@@ -21,7 +21,6 @@ from app.chaos.stage import Stage
 
 HELD_S_MAX, JOIN_S_MAX = 60.0, 30.0
 OLDER_S = 4.0
-CUT_S = 0.3
 PROVOKE_S, REACH_S_MAX = 15.0, 75.0
 SETTLED_S = 1.0
 
@@ -229,10 +228,9 @@ class Faults:
                 proxy.hold_end_txn(0)
             if not holding:
                 self._fail("no EndTxn came to be held")
-            if "cut" in fault.what:
+            if "hang up" in fault.what:
                 for proxy in holding:
-                    proxy.cut()
-                    self.later(CUT_S, proxy.heal)
+                    proxy.hang_up()  # the sender sends it again
             self.later(fault.seconds, release)
 
         def release() -> None:

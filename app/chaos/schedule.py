@@ -126,7 +126,7 @@ def _fault(kind: str, number: int, tier: Tier, rng: Random) -> Fault:
             what, seconds = f"{to} {how}", rng.uniform(0.3, 4.0)
             amount = _amount(how, rng)
         case "held":
-            what = ("EndTxn", "EndTxn, then cut")[number % 2]
+            what = ("EndTxn", "EndTxn, then hang up")[number % 2]
             seconds = rng.uniform(0.5, 12.0)
         case "redis":
             what, seconds = ("-9", "SIGSTOP")[number % 2], rng.uniform(0.5, 4.0)

@@ -26,7 +26,7 @@ HEADS = (
 
 @dataclass(slots=True)
 class Verdict:
-    """What a campaign came to; `violations` must be empty.
+    """What a campaign came to; `violations` must be empty, and `late`, what took too long.
 
     `takeovers` and `leaves` are seconds, and whether nothing else was wrong at the time: only then
     they are held to their limits. `ended` are workers that stopped by themselves.
@@ -41,6 +41,7 @@ class Verdict:
     takeovers: list[tuple[float, str, bool]] = field(default_factory=list)
     leaves: list[tuple[float, bool]] = field(default_factory=list)
     report: Report | None = None
+    late: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     seconds: float = 0.0
     transactions: int = 0
@@ -48,6 +49,11 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether all went as it must, and the checker has said so."""
+        return self.is_right and not self.late
+
+    @property
+    def is_right(self) -> bool:
+        """Whether nothing is wrong, however long it took."""
         return not self.violations and self.report is not None and self.report.holds
 
     @property
@@ -75,6 +81,7 @@ class Verdict:
             ),
             "leave_s_max": _rounded(self.leave_s_max),
             "ended_by_themselves": self.ended,
+            "late": self.late,
             "violations": self.violations,
             "report": None if self.report is None else self.report.as_json(),
             "ok": self.holds,
