@@ -6,6 +6,7 @@ each other here, where they are defined.
 """
 
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -119,6 +120,11 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         "", description="Name of this worker, stable over restarts; empty: the host's name."
     )
+    static_membership: bool = Field(
+        default=False,
+        description="A worker that is back within the session time-out finds its partitions as it "
+        "left them; one that is gone for good is missed only then. RISKWIRE_WORKER_ID must differ.",
+    )
     state_customers_max: int = Field(
         65_536, ge=4096, description="Customers kept in the worker's memory."
     )
@@ -191,6 +197,10 @@ class Settings(BaseSettings):
         """Full name of a topic."""
         name: str = getattr(self, f"topic_{role}")
         return self.topic_prefix + name
+
+    def worker_name(self) -> str:
+        """`worker_id`, or the host's name."""
+        return self.worker_id or socket.gethostname()
 
     def client_options(self) -> dict[str, str]:
         """Options of librdkafka that every client of ours shares."""

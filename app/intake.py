@@ -81,6 +81,10 @@ class Intake:
         self._left = False
         self._commit_at = 0.0
         self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_S
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called on the thread when another may own a partition that was not released."""
+        self.again = 0
+        """The ticket of offsets that a transaction is to commit again; see `Ledger.is_open`."""
         self._unconfirmed: dict[Position, int] = {}
         self._ends: Mapping[Position, int] = {}
         self._wanted_held: frozenset[Position] = frozenset()
@@ -108,6 +112,10 @@ class Intake:
         """Know that a transaction has committed these next offsets; by the thread that did it."""
         self._confirmed |= offsets
         self._metrics.commit(ok=True)
+
+    def in_doubt(self) -> None:
+        """Know that a transaction's end is not known; by the thread that began it."""
+        self._metrics.commit(ok=False)
 
     def group_metadata(self) -> object:
         """See `Source.group_metadata`; raises BrokerUnavailable once the consumer is closed."""
@@ -338,10 +346,9 @@ class Intake:
         if now >= self._lag_at:
             self._lag_at = now + _LAG_EVERY_S
             self._measure_lag(source)
-        if now >= self._commit_again_at and self._limits.commits_itself:
+        if now >= self._commit_again_at:
             self._commit_again_at = now + _COMMIT_AGAIN_S
-            known = {at: offset for at, offset in self._confirmed.items() if offset >= 0}
-            self._unconfirmed = known | self._unconfirmed
+            self._commit_quiet_again()
         offsets = self._committable()
         if self._unconfirmed and (quiet or self._confirm.is_set()):
             # An asynchronous commit may have failed unseen: this confirms the last ones.
@@ -350,6 +357,15 @@ class Intake:
         elif offsets:
             source.commit(offsets, wait=False)
             self._metrics.commit(ok=True)
+
+    def _commit_quiet_again(self) -> None:
+        """Of logs of which nothing is in hand: all others' offsets are committed anyway."""
+        known = self._confirmed.copy()  # at once: another thread may confirm more
+        quiet = {at: o for at, o in known.items() if 0 <= o == self._position.get(at)}
+        if self._limits.commits_itself:
+            self._unconfirmed = quiet | self._unconfirmed
+        else:
+            self.again = self.ledger.begin(quiet)
 
     def _committable(self) -> dict[Position, int]:
         """What may be committed since the last call; never less than what is committed."""
@@ -386,6 +402,7 @@ class Intake:
     def revoked(self, partitions: Sequence[Position], *, lost: bool) -> None:
         """See `RebalanceListener.revoked`."""
         self.ledger.released(partitions)
+        was_lost = lost
         if not lost and self._source is not None:
             # On stop `_drain` has waited already, and then closing revokes.
             timeout_s = 0.0 if self._stop.is_set() else self._limits.drain_timeout_s
@@ -397,7 +414,7 @@ class Intake:
             if mine:
                 self._commit_and_wait(self._source, mine)
         if lost and not self._limits.commits_itself:
-            self._drop_all()
+            self._drop_all(_LEAVE_S if was_lost else 0.0)
         unclaimed = {p for _, p in self._unclaimed & set(partitions)}
         self._owner.release(sorted({p for _, p in partitions} - unclaimed), lost=lost)
         self._owner.release(sorted(unclaimed), lost=True)
@@ -408,12 +425,13 @@ class Intake:
                 known.pop(at, None)
         log.info("partitions given up", partitions=sorted({p for _, p in partitions}), lost=lost)
 
-    def _drop_all(self) -> None:
+    def _drop_all(self, timeout_s: float) -> None:
         """Let nothing that is in hand be committed: it goes out with what is ours no longer.
 
         A transaction that does not end in time fails: who owns the state next fences it.
         """
-        held = self.border.acquire(timeout=_LEAVE_S)
+        self.on_lost()
+        held = self.border.acquire(timeout=timeout_s)
         self.ledger.rewound()
         self.go_back()
         if held:

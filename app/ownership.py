@@ -77,6 +77,7 @@ class Ownership:
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
+        self._held: set[int] = set()  # claimed since they were assigned
         self._read_marks_at_us = self._clock() + READ_MARKS_US
         self._read_marks_soon_us, self._say_again_at = 0, 0.0
         self._fencing: tuple[tuple[int, ...], concurrent.futures.Future[_Marks]] | None = None
@@ -136,7 +137,10 @@ class Ownership:
         values = await self._store.fetch(keys)
         for partition, key, value in zip(partitions, keys, values, strict=True):
             meta = Meta.parse(value)
-            if meta is not None and not meta.released:
+            # Of what we hold already nobody else has a transaction open: older state than ours,
+            # or a newer owner's, may name an id that is at work on other partitions.
+            is_ours = partition not in self._held or (meta and meta.owner == self._worker_id)
+            if meta is not None and not meta.released and is_ours:
                 former.add(meta.transactional_id)
             if meta is None or partition in self.live.distrusted:
                 await self._clear(key, value, meta.epoch if meta else _epoch(value))
@@ -176,6 +180,7 @@ class Ownership:
         if not partitions:
             return
         self._moving |= set(partitions)
+        self._held -= set(partitions)
         timeout_s = 0.0 if lost else RELEASE_S  # who only forgets is not waited for
         self._wait(self._release(partitions, lost=lost), timeout_s, go_on=True)
 
@@ -220,6 +225,7 @@ class Ownership:
                     starts[topic, partition] = offset
                 self._know(partition, self._read.get(partition, ((), meta.next_mark)))
             self._moving -= set(partitions)
+            self._held |= set(partitions)
             return starts
 
     def _know(self, partition: int, read: tuple[Sequence[Watermark], int]) -> None:

@@ -67,15 +67,20 @@ class TransactionalDelivery:
         self._begun_s = NOT_BEGUN
         self._retry_s = _RETRY_FIRST_S
         self._thread = threading.Thread(target=self._run, name="riskwire-commit", daemon=True)
-        self._id = self._next_id()
+        self._id, self._is_stale = "", False
         self.failing = ""
+        intake.on_lost = self._renew
 
-    def _next_id(self) -> str:
-        return f"{self._prefix}.{uuid.uuid4().hex[:12]}"
+    def _renew(self) -> None:
+        """Use another id from the next transaction on; claims write it beside the state."""
+        with self._changed:
+            self._id = f"{self._prefix}.{uuid.uuid4().hex[:12]}"
+            self._is_stale = True
+            self._began(self._id)
 
     def open(self) -> None:
         """See `Deliverer.open`."""
-        self._began(self._id)
+        self._renew()
         self._thread.start()
 
     async def send(self, output: Output, ticket: int) -> bool:
@@ -117,8 +122,8 @@ class TransactionalDelivery:
                 if transactor is None and (transactor := self._opened()) is None:
                     continue
                 taken = self._take()
-                if transactor.is_troubled():
-                    # No transaction is open: the same id will do, and nothing is in doubt.
+                if self._is_stale or transactor.is_troubled():
+                    # No transaction is open: nothing is in doubt, and trouble asks for no other id.
                     self._give_back(taken)
                     transactor.close(0)
                     transactor = None
@@ -138,6 +143,7 @@ class TransactionalDelivery:
 
     def _opened(self) -> Transactor | None:
         """A producer; None after a while where there is none to be had."""
+        self._is_stale = False
         try:
             transactor = self._open_transactor(self._id)
         except BrokerUnavailable as error:
@@ -161,13 +167,17 @@ class TransactionalDelivery:
     def _take(self) -> list[_Waiting]:
         """All that waits, once something does and the last transaction is long enough ago."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not self._waiting and not self._closed and not self._is_again():
                 self._changed.wait(_LOOK_S)
             self._changed.wait_for(self._is_full, self._interval_s)
             taken = [*self._waiting]
             self._waiting.clear()
             self._records = 0
             return taken
+
+    def _is_again(self) -> bool:
+        """Whether offsets of quiet logs are to be committed again."""
+        return self._intake.ledger.is_open(self._intake.again)
 
     def _is_full(self) -> bool:
         return self._closed or 2 * self._records >= self._records_max
@@ -177,9 +187,12 @@ class TransactionalDelivery:
         self._begun_s = began_s
         with intake.border:
             its = [each for each in taken if intake.ledger.is_open(each.ticket)]
-            tickets = [each.ticket for each in its]
+            tickets, again = [each.ticket for each in its], self._is_again()
+            if again:
+                tickets = sorted([*tickets, intake.again])
             completed = intake.ledger.offsets(tickets)
-            offsets = {at: o for at, o in completed.items() if o > intake.committed(at)}
+            least = 0 if again else 1
+            offsets = {at: o for at, o in completed.items() if o >= intake.committed(at) + least}
             outputs = [each.output for each in its if each.output.count]
             if outputs or offsets:
                 group = intake.group_metadata()
@@ -196,6 +209,7 @@ class TransactionalDelivery:
 
     def _doubt(self, error: BrokerUnavailable) -> None:
         self._begun_s = NOT_BEGUN
+        self._intake.in_doubt()
         self.failing = f"outputs could not be committed: {error}"
         log.error(
             "a transaction is in doubt; going on from what Kafka has",
@@ -204,8 +218,7 @@ class TransactionalDelivery:
             retry_s=self._retry_s,
         )
         # The claim finds the old id with the state and fences it, unless nothing is owned.
-        self._id = self._next_id()
-        self._began(self._id)
+        self._renew()
         self._pause()
         if not self._closed:
             self._intake.rewind_and_wait()

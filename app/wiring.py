@@ -8,7 +8,6 @@ import asyncio
 import dataclasses
 import logging
 import os
-import socket
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -87,7 +86,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         live,
         store,
         topics,
-        _worker_id(settings),
+        settings.worker_name(),
         f"group {settings.group_id}, topic {topics[0]}",
         metrics,
         now_us,
@@ -153,7 +152,7 @@ def _delivery(
     return TransactionalDelivery(
         partial(open_transactor, settings, transport),
         intake,
-        f"{settings.group_id}.{_worker_id(settings)}",
+        f"{settings.group_id}.{settings.worker_name()}",
         began,
         settings.inflight_records_max,
     )
@@ -161,10 +160,6 @@ def _delivery(
 
 def _fence(settings: Settings, transport: str, transactional_id: str) -> None:
     open_transactor(settings, transport, transactional_id).close(0)
-
-
-def _worker_id(settings: Settings) -> str:
-    return settings.worker_id or socket.gethostname()
 
 
 def compile_all(settings: Settings) -> None:

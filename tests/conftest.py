@@ -5,6 +5,7 @@ a banner at the end, and makes the run fail where CI=true: CI must not pass on t
 """
 
 import os
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from app.adapters.openmp import provide
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 NOT_HERE = "is not to be had on this machine"
 SERVERS = pytest.StashKey[dict[str, str]]()
+FIGURES = pytest.StashKey[list[str]]()
 
 # No deadline: a slow example on a shared machine is no defect.
 settings.register_profile("riskwire", deadline=None)
@@ -27,6 +29,12 @@ def left_out(config: pytest.Config, what: str, why: str) -> BaseException:
     return pytest.skip.Exception(f"{what} {NOT_HERE}: {why}")
 
 
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says what a test has measured, at the end of the run."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With CI=true, a run that left tests out has failed."""
     if session.config.stash.get(LEFT_OUT, {}) and os.environ.get("CI") == "true":
@@ -36,9 +44,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Name the servers that were used, then the banner."""
+    """Name the servers that were used and what was measured, then the banner."""
     for what, kind in config.stash.get(SERVERS, {}).items():
         terminalreporter.line(f"{what}: {kind}")
+    for figure in config.stash.get(FIGURES, []):
+        terminalreporter.line(figure)
     left_out = config.stash.get(LEFT_OUT, {})
     if not left_out:
         return

@@ -28,7 +28,7 @@ Partitions = Sequence[tuple[str, int]]
 
 def _create(make: Callable[..., Any], options: Mapping[str, Any]) -> Any:
     try:
-        return make({**options, "logger": logging.getLogger("riskwire.librdkafka")})
+        return make({"logger": logging.getLogger("riskwire.librdkafka"), **options})
     except KafkaException as error:
         raise ConfigError(f"librdkafka: {error.args[0].str()}") from error
 
@@ -232,7 +232,7 @@ class ObjectSource:
 class ObjectSink:
     """A producer on `confluent_kafka.Producer`, acknowledged batch by batch."""
 
-    def __init__(self, options: Mapping[str, str], records_max: int) -> None:
+    def __init__(self, options: Mapping[str, Any], records_max: int) -> None:
         """Create the producer; raises ConfigError. It connects by itself."""
         self._failure: str = ""
         self._records_max = records_max

@@ -1,13 +1,30 @@
 """The readable twin of `native_transactor`, on confluent-kafka's own calls (port `Transactor`)."""
 
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from confluent_kafka import KafkaError, TopicPartition
 
 from app.adapters.confluent import ObjectSink, call
+from app.adapters.transport import TROUBLE
 from app.errors import BrokerUnavailable
 from app.records import Outbound
+
+
+class _Listening(logging.LoggerAdapter[logging.Logger]):
+    """librdkafka's log, of which we are told what is `TROUBLE`."""
+
+    def __init__(self, lost: Callable[[str], None]) -> None:
+        super().__init__(logging.getLogger("riskwire.librdkafka"))
+        self._lost = lost
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        super().log(level, msg, *args, **kwargs)
+        facility, _, text = args
+        if facility in TROUBLE:
+            self._lost(str(text))
 
 
 class ObjectTransactor(ObjectSink):
@@ -18,9 +35,11 @@ class ObjectTransactor(ObjectSink):
 
         Raises BrokerUnavailable or ConfigError.
         """
-        super().__init__(options, records_max)
+        super().__init__({**options, "logger": _Listening(self._lost)}, records_max)
         self._timeout_s = timeout_s
         call("begin to use a transactional id", self._producer.init_transactions, timeout_s)
+        self._producer.poll(0)
+        self._failure = ""  # nothing was begun
 
     def is_troubled(self) -> bool:
         """See `Transactor.is_troubled`."""
@@ -52,6 +71,9 @@ class ObjectTransactor(ObjectSink):
             raise BrokerUnavailable("a transaction's records are not acknowledged in time")
         self.poll(1)
 
+    def _lost(self, text: str) -> None:
+        self._failure = self._failure or f"in a transaction: {text}"
+
     def _error(self, error: KafkaError) -> None:
         # Any trouble in a transaction leaves it in doubt, also where the commit reports success.
-        self._failure = self._failure or f"in a transaction: {error.str()}"
+        self._lost(error.str())

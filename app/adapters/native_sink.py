@@ -37,7 +37,7 @@ class NativeSink:
         native_loops.compile_loops()
         conf = rk.configuration({**options, **queue_limits(records_max)})
         rk.conf_set_events(conf, self.events)
-        self._log = rk.log_callback(log_line)
+        self._log = rk.log_callback(self._log_line)
         rk.conf_set_log_cb(conf, self._log)
         self._client = rk.handle(rk.PRODUCER, conf)
         self._queue = rk.queue_get_main(self._client)
@@ -48,6 +48,9 @@ class NativeSink:
         self._outstanding: deque[int] = deque()
         self._bytes: deque[int] = deque()
         self._reports = np.zeros(_EVENT_RECORDS, np.uint64)
+
+    def _log_line(self, level: int, facility: str, text: str) -> None:
+        log_line(level, facility, text)
 
     def room(self, records: int) -> bool:
         """See `Sink.room`."""

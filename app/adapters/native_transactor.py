@@ -2,8 +2,9 @@
 
 The order of calls is the one that costs least: first until the send queue is empty, then the
 offsets, then the commit. No delivery reports: a commit fails where a record has. Whatever goes
-wrong between begin and the end of commit, also an error that librdkafka only reports beside, leaves
-as BrokerUnavailable: the transaction is in doubt, and this producer must not be used again.
+wrong between begin and the end of commit leaves as BrokerUnavailable: the transaction is in doubt,
+and this producer must not be used again. That is so too where librdkafka reports success but has
+lost a connection or a request meanwhile, and sent it again: the lost one may arrive at any time.
 """
 
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from app.adapters import librdkafka as rk
 from app.adapters.native_sink import NativeSink
+from app.adapters.transport import TROUBLE
 from app.errors import BrokerUnavailable
 from app.records import Outbound
 
@@ -25,6 +27,7 @@ class NativeTransactor(NativeSink):
 
         Raises BrokerUnavailable, NativeTransportError or ConfigError.
         """
+        self._trouble = ""
         super().__init__(options, records_max)
         self._timeout_s, self._timeout_ms = timeout_s, int(1000 * timeout_s)
         try:
@@ -33,6 +36,12 @@ class NativeTransactor(NativeSink):
         except BrokerUnavailable:
             self.close(0)
             raise
+        self._trouble = ""  # nothing was begun
+
+    def _log_line(self, level: int, facility: str, text: str) -> None:
+        super()._log_line(level, facility, text)
+        if facility in TROUBLE:
+            self._trouble = self._trouble or text
 
     def is_troubled(self) -> bool:
         """See `Transactor.is_troubled`.
@@ -99,3 +108,5 @@ class NativeTransactor(NativeSink):
             if code:
                 raise BrokerUnavailable(f"in a transaction: {(text or b'').decode()}")
             wait_ms = 0
+        if self._trouble:
+            raise BrokerUnavailable(f"in a transaction: {self._trouble}")

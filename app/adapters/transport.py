@@ -50,6 +50,11 @@ FIXED = (
 BYTES_MAX = 256 << 20  # of dead letters in flight; the rest of a batch is small
 TRANSACTION_MS = 10_000
 """A transaction that is not over by then is the broker's to abort."""
+TROUBLE = ("FAIL", "REQTMOUT")
+"""Facilities of librdkafka's log lines about connections and requests that are lost.
+
+It sends a lost request again by itself, a commit too, and since 2.12 no event tells of it.
+"""
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
 
 
@@ -79,6 +84,8 @@ def open_source(settings: Settings, transport: str, listener: RebalanceListener)
     given = {**settings.client_options(), **settings.consumer_options}
     _refuse_fixed(given)
     options = {**CONSUMER_OPTIONS, "group.id": settings.group_id, **given}
+    if settings.static_membership:
+        options["group.instance.id"] = f"{settings.group_id}.{settings.worker_name()}"
     topics, companions = [settings.topic("transactions")], [settings.topic("labels")]
     make = _twins(transport)[0]
     return make(options, topics, listener, settings.batch_records_max, companions)
@@ -96,6 +103,8 @@ def open_transactor(settings: Settings, transport: str, transactional_id: str) -
         "transactional.id": transactional_id,
         "transaction.timeout.ms": str(TRANSACTION_MS),
         "message.timeout.ms": str(TRANSACTION_MS),
+        "log_level": "6",  # else `TROUBLE` is not heard of
+        "log.connection.close": "true",
     }
     arguments = (options, settings.inflight_records_max, TRANSACTION_MS / 1000)
     if transport == "native":

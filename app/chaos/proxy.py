@@ -150,6 +150,10 @@ class Proxy:
         """
         return self._do(self._release(timeout_s), timeout_s + _CALL_S)
 
+    def hang_up(self) -> None:
+        """Reset the senders of what is held; their requests stay held."""
+        self._do(self._hang_up())
+
     def close(self) -> None:
         """Reset all connections and listen no more."""
         self._do(self._close())
@@ -164,6 +168,11 @@ class Proxy:
         vars(self).update(values)
         for link in list(self._links):
             if self._is_cut or (link.lost_some and not self._is_black):
+                link.reset()
+
+    async def _hang_up(self) -> None:
+        for link in self._links:
+            if link.held is not None:
                 link.reset()
 
     async def _release(self, timeout_s: float) -> list[bytes]:

@@ -1,7 +1,7 @@
 """What a campaign runs on: real brokers, a real Redis, and each worker's own way to them.
 
 Every broker has a listener for each worker, which advertises a proxy's port, so that one worker's
-network can be broken alone; producer, reader and checker take the listener DIRECT. Ports lie below
+network can be broken alone; producer, reader and checker go directly. Ports lie below
 those that the system gives to outgoing connections: else a client that tries to reach a killed
 server could be given the server's port, and meet itself.
 """
@@ -163,35 +163,32 @@ def _proxy(stack: ExitStack, port: int) -> Proxy:
 def _brokers(
     tier: Tier, nodes: Sequence[Sequence[int]], ways: Sequence[Way], directory: Path
 ) -> list[JvmKafka]:
-    voters = ",".join(f"{i}@{LOOPBACK}:{node[1]}" for i, node in enumerate(nodes, 1))
-    copies, names = str(tier.brokers), [f"WAY{number}" for number in range(len(ways))]
+    copies, enough = str(tier.brokers), "2" if tier.brokers > 2 else "1"
+    shared = {
+        "controller.quorum.voters": ",".join(
+            f"{i}@{LOOPBACK}:{node[1]}" for i, node in enumerate(nodes, 1)
+        ),
+        "default.replication.factor": copies,
+        "offsets.topic.replication.factor": copies,
+        "transaction.state.log.replication.factor": copies,
+        "min.insync.replicas": enough,
+        "transaction.state.log.min.isr": enough,
+    }
     cluster, brokers = new_cluster_id(), []
-    for i, node in enumerate(nodes):
+    for i, (direct, controller, *theirs) in enumerate(nodes):
         place = directory / f"broker-{i}"
         place.mkdir()
-        opened = [f"DIRECT://{LOOPBACK}:{node[0]}", f"CONTROLLER://{LOOPBACK}:{node[1]}"]
-        told = opened[:1]
-        for name, port, way in zip(names, node[2:], ways, strict=True):
-            opened.append(f"{name}://{LOOPBACK}:{port}")
-            told.append(f"{name}://{LOOPBACK}:{way.brokers[i].port}")
-        properties = {
-            "node.id": str(i + 1),
-            "controller.quorum.voters": voters,
-            "listeners": ",".join(opened),
-            "advertised.listeners": ",".join(told),
-            "inter.broker.listener.name": "DIRECT",
-            "listener.security.protocol.map": ",".join(
-                f"{name}:PLAINTEXT" for name in ("DIRECT", "CONTROLLER", *names)
-            ),
-            "default.replication.factor": copies,
-            "offsets.topic.replication.factor": copies,
-            "transaction.state.log.replication.factor": copies,
-            "min.insync.replicas": "2" if tier.brokers > 2 else "1",
-            "transaction.state.log.min.isr": "2" if tier.brokers > 2 else "1",
-        }
-        ports = (node[0], node[1])
+        proxied = [(port, way.brokers[i].port) for port, way in zip(theirs, ways, strict=True)]
         brokers.append(
-            JvmKafka(place, tier.partitions, properties, ports=ports, cluster_id=cluster, heap=HEAP)
+            JvmKafka(
+                place,
+                tier.partitions,
+                shared | {"node.id": str(i + 1)},
+                proxied,
+                ports=(direct, controller),
+                cluster_id=cluster,
+                heap=HEAP,
+            )
         )
     return brokers
 

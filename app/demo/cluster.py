@@ -7,7 +7,7 @@ They raise ConfigError, saying what to install, where the machine lacks somethin
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -74,10 +74,11 @@ def jvm_kafka(
     *,
     partitions: int = 4,
     properties: Mapping[str, str] | None = None,
+    proxied: Sequence[tuple[int, int]] = (),
 ) -> Iterator[JvmKafka]:
-    """A running Apache Kafka; `partitions` and `properties` are broker settings."""
+    """A running Apache Kafka; `partitions`, `properties` and `proxied` are broker settings."""
     with sigterm_unwinds(), _directory(directory, "kafka") as place:
-        broker = JvmKafka(place, partitions, properties or {})
+        broker = JvmKafka(place, partitions, properties or {}, proxied)
         try:
             broker.start()
             yield broker

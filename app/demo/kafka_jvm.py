@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.adapters.admin import answers
@@ -74,6 +74,22 @@ def node_properties(
     }
 
 
+def also_proxied(given: dict[str, str], proxied: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """Settings for clients that come through proxies, beside those that come directly.
+
+    Each of `proxied` is a port that the broker listens on for one proxy, and that proxy's own,
+    which is what its clients are told.
+    """
+    more: dict[str, list[str]] = {"listeners": [], "advertised.listeners": []}
+    more["listener.security.protocol.map"] = []
+    for i, (port, proxy) in enumerate(proxied):
+        more["listeners"].append(f"PROXIED{i}://127.0.0.1:{port}")
+        more["advertised.listeners"].append(f"PROXIED{i}://127.0.0.1:{proxy}")
+        more["listener.security.protocol.map"].append(f"PROXIED{i}:PLAINTEXT")
+    # Brokers talk to each other as before: by the first listener.
+    return {key: ",".join([given[key], *each]) for key, each in more.items()}
+
+
 class JvmKafka(Server):
     """One Apache Kafka node; stop, kill and start again keep its data and its port."""
 
@@ -82,6 +98,7 @@ class JvmKafka(Server):
         directory: Path,
         partitions: int,
         properties: Mapping[str, str],
+        proxied: Sequence[tuple[int, int]] = (),
         *,
         ports: tuple[int, int] | None = None,
         cluster_id: str | None = None,
@@ -89,7 +106,8 @@ class JvmKafka(Server):
     ) -> None:
         """Formats the storage under `directory`; raises ConfigError where Java or the jars lack.
 
-        A node of several is given its ports (clients', controller) and the id of their cluster.
+        See `also_proxied` for `proxied`. A node of several is given its ports (clients' and
+        controller's) and the id of their cluster.
         """
         java, classpath = java_program(), str(jars() / "*")
         port, controller = ports or free_ports(2)
@@ -98,6 +116,7 @@ class JvmKafka(Server):
         given = node_properties(
             (bootstrap, f"127.0.0.1:{controller}"), bootstrap, partitions, str(directory / "data")
         )
+        given |= also_proxied(given, proxied)
         given |= properties
         settings = directory / "server.properties"
         settings.write_text("".join(f"{k}={v}\n" for k, v in given.items()), "utf-8")

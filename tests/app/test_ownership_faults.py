@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from app.live import StateError
+from app.meta import Meta
 from app.watermarks import Watermark
 from features.state import TRANSACTIONS
 from tests.app.builders import T0
-from tests.app.test_ownership import Bench, bench
+from tests.app.test_ownership import PARTITIONS, Bench, bench
 
 __all__ = ["bench"]
 
@@ -50,6 +52,22 @@ async def test_a_release_after_a_flush_that_broke_off(bench: Bench) -> None:
     meta = bench.store.meta(1)
     assert meta is not None
     assert (meta.next_offset, len(bench.store.rows(1))) in [((3, 0), 4), ((0, 0), 0)]
+
+
+async def test_older_state_than_ours_gets_no_live_worker_fenced(bench: Bench) -> None:
+    """Redis went back to when another owned what we hold: he may be at work on something else."""
+    one = bench.owner("w1")
+    one.its.transactional_id = "g.w1.b"
+    await one.own(0, 1)
+    other = Meta(PARTITIONS, 1, "w2", released=False, transactional_id="g.w2.live")
+    bench.store.put(0, other)
+    bench.store.put(1, replace(other, owner="w1", transactional_id="g.w1.a"))
+    await one.own(0, 1)
+    assert bench.fenced == ["g.w1.a"]
+    await one.release(0, lost=True)
+    bench.store.put(0, other)
+    await one.own(0)
+    assert bench.fenced == ["g.w1.a", "g.w2.live"]
 
 
 async def test_a_claim_whose_answer_was_lost_and_a_flush(bench: Bench) -> None:

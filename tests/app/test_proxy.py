@@ -200,7 +200,7 @@ def test_a_held_end_txn_waits_and_so_does_what_follows_it(proxy: Proxy, echo: Ec
         assert receive(client, len(held + after)) == held + after
 
 
-@pytest.mark.parametrize("end", ["close", "cut"])
+@pytest.mark.parametrize("end", ["close", "cut", "hang_up"])
 def test_a_held_end_txn_arrives_though_its_sender_is_gone(
     proxy: Proxy, echo: Echo, end: str
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_held_end_txn_arrives_though_its_sender_is_gone(
     if end == "close":
         client.close()
     else:
-        proxy.cut()
+        getattr(proxy, end)()
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
     assert not echo.got

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -31,8 +32,9 @@ class Bench:
         self.ids: list[str] = []
         self.owner = Nobody()
         limits = IntakeLimits(2, 1, 1.0, commits_itself=False)
+        self.metrics = Metrics()
         self.intake = Intake(
-            self._open, Ledger(), BatchPolicy(100, 3), limits, Metrics(), self.owner
+            self._open, Ledger(), BatchPolicy(100, 3), limits, self.metrics, self.owner
         )
         self.delivery = TransactionalDelivery(
             self._transactor, self.intake, "group.w1", self.ids.append, 100
@@ -138,6 +140,45 @@ async def test_doubt_throws_the_producer_away_and_asks_kafka(bench: Bench, faili
     assert offsets == sorted(set(offsets))
 
 
+async def test_a_doubt_is_counted_as_a_failed_commit(bench: Bench) -> None:
+    """Also what Kafka may have committed: nobody knows."""
+    bench.transactors[0].failing = "after"
+    bench.add(0, 3)
+    await until(lambda: len(bench.transactors) == 2, 5)
+    assert _commits(bench, "failed") == 1
+    assert _commits(bench, "ok") == 0
+
+
+def _commits(bench: Bench, result: str) -> float:
+    labels = {"result": result}
+    return bench.metrics.registry.get_sample_value("riskwire_commits_total", labels) or 0.0
+
+
+async def test_offsets_of_a_quiet_log_are_committed_again(bench: Bench) -> None:
+    """In a transaction of their own if need be, once: the group would forget them."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.intake._commit_again_at = 0
+    await until(lambda: bench.committed()[1:] == [([], {AT: 3})])
+    bench.add(3, 1)
+    await until(lambda: bench.source.commits == {AT: 4})
+    assert bench.committed()[2:] == [(["3+1"], {AT: 4})]
+
+
+async def test_offsets_that_are_moving_are_not_committed_again(bench: Bench) -> None:
+    """An older one of the same log must not go out after a newer one."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.transactors[0].holding.clear()
+    bench.add(3, 1)
+    await asyncio.sleep(0.1)
+    bench.intake._commit_again_at = 0
+    await until(lambda: bench.intake.again > 0)
+    bench.transactors[0].holding.set()
+    await until(lambda: bench.source.commits == {AT: 4} and not bench.delivery._is_again())
+    assert bench.committed()[1:] == [(["3+1"], {AT: 4})]
+
+
 async def test_going_back_waits_for_the_transaction_that_is_under_way(bench: Bench) -> None:
     """Else its offsets would be committed after they were read, and its records sent again."""
     bench.transactors[0].holding.clear()
@@ -190,6 +231,30 @@ async def test_what_is_lost_is_committed_by_nobody(bench: Bench) -> None:
     await asyncio.sleep(0.3)
     assert all("1+2" not in names for names, _ in bench.committed())
     assert bench.source.commits.get(AT, 0) <= 1
+
+
+async def test_what_was_lost_is_fenced_and_so_is_its_id_used_no_more(bench: Bench) -> None:
+    """By another, at any time: the next transaction has another id, and no doubt."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.intake.revoked([AT], lost=True)
+    await until(lambda: bench.owner.claims == 2)
+    bench.add(3, 2)
+    await until(lambda: bench.source.commits == {AT: 5})
+    assert len(bench.ids) == len(bench.transactors) == 2
+    assert bench.transactors[0].closed
+    assert _commits(bench, "failed") == 0
+
+
+async def test_a_revoke_waits_no_longer_than_the_drain_time(bench: Bench) -> None:
+    """For a transaction that does not end; then it is the next owner's to fence."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 1)
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await asyncio.to_thread(bench.intake.revoked, [AT], lost=False)
+    assert 1 <= time.monotonic() - began < 2.3
+    assert ([0], True) in bench.owner.released
 
 
 async def test_at_most_so_many_records_wait(bench: Bench) -> None:

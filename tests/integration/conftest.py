@@ -8,7 +8,7 @@ Where one cannot be had, the tests that want it are left out, loudly (tests/conf
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from app.adapters.admin import create_topics, delete_topics
 from app.adapters.memory import MemoryStore
 from app.adapters.redis import RedisStore
+from app.chaos.proxy import Proxy
 from app.demo.cluster import (
     BOOTSTRAP_VARIABLE,
     Kafka,
@@ -27,6 +28,7 @@ from app.demo.cluster import (
     pick_kafka,
     redis_server,
 )
+from app.demo.process import free_ports
 from app.demo.redis_local import RedisServer
 from app.errors import RiskwireError
 from app.ports import StateStore
@@ -71,6 +73,18 @@ def own_kafka(request: pytest.FixtureRequest) -> Iterator[OwnKafka]:
     """A real Apache Kafka of this test's own, to stop, kill and start again."""
     with ExitStack() as stack:
         yield _first(request.config, stack, "an Apache Kafka of our own", _own_kafka_ways())
+
+
+@pytest.fixture(scope="module")
+def proxied(request: pytest.FixtureRequest) -> Iterator[tuple[Kafka, Proxy]]:
+    """A real Apache Kafka of this module's own, and a proxy whose clients reach it by no other way.
+
+    Its own bootstrap address is for the tests themselves.
+    """
+    [port] = free_ports(1)
+    with closing(Proxy(("127.0.0.1", port))) as proxy, ExitStack() as stack:
+        way: Way[Kafka] = partial(jvm_kafka, proxied=[(port, proxy.port)])
+        yield _first(request.config, stack, "an Apache Kafka behind a proxy", [way]), proxy
 
 
 @pytest.fixture(scope="session")
