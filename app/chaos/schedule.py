@@ -112,7 +112,7 @@ def _fault(kind: str, number: int, tier: Tier, rng: Random) -> Fault:
         case "point":
             point = POINTS[number % len(POINTS)]
             what, alone = point.name, point.alone
-            amount = 1 if point.begins else rng.randint(1, CALLS_MAX)
+            amount = 1 if point.begins or point.leaves else rng.randint(1, CALLS_MAX)
         case "zombie":
             what, seconds = "SIGSTOP", SESSION_MS / 1000 + rng.uniform(1.0, 4.0)
         case "rebalance":
