@@ -38,6 +38,8 @@ MOVED_RECORDS = 300
 STOPPING = frozenset({"kill", "point", "zombie", "rebalance", "broker"})
 AHEAD_S = 2.0
 """So far may the traffic run ahead of the next fault."""
+BACKLOG_S = 15.0
+"""So much of it may wait for workers: a fault is to meet traffic, not to make a mountain of it."""
 
 
 @dataclass(slots=True)
@@ -127,8 +129,11 @@ class Campaign:
         return thread
 
     def _may_go(self) -> bool:
-        alone = any(takeover.alone for takeover in self._takeovers)
-        if self._stop.is_set() or not self._due or alone or self.faults.mines:
+        if self._stop.is_set() or not self._due:
+            return True
+        if self.load.sent - self.reader.counted > BACKLOG_S * self.tier.rate_per_s:
+            return False
+        if self.faults.mines or any(takeover.alone for takeover in self._takeovers):
             return True
         return self.load.sent < self._next_at + AHEAD_S * self.tier.rate_per_s
 
