@@ -286,6 +286,7 @@ class Campaign:
         if reached < wanted:
             self._fail(f"{wanted - reached} of {wanted} crash points were not reached")
         self._watch.stop()
+        self.reader.stop()
         settings = self.stage.settings
         try:
             self.verdict.report = verify(

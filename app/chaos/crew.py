@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from app.chaos.crash import REACHED
@@ -23,7 +24,7 @@ START_S_MAX = 60.0
 STOP_S_MAX = 10.0
 AGAIN_S = 0.3
 """An orchestrator starts a worker again after a moment."""
-TAIL_BYTES = 4000
+TAIL_BYTES, WORDS_MAX = 20_000, 300
 
 
 class Member:
@@ -89,15 +90,11 @@ class Member:
         text = self.log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
         found = ""
         for line in text.splitlines():
-            try:
+            with suppress(ValueError):
                 event = json.loads(line)
-            except ValueError:
-                found = line if line.strip() else found
-                continue
-            if event.get("level") in {"error", "critical"}:
-                why = str(event.get("exception") or event.get("error") or "").strip()
-                found = f"{event.get('event')}: {(why.splitlines() or [''])[-1]}"
-        return found[:300]
+                if why := str(event.get("exception") or "").strip().splitlines():
+                    found = f"{event['event']}: {why[-1]}"
+        return (found or text)[-WORDS_MAX:]
 
     @property
     def reached(self) -> bool:
