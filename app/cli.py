@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app import chaos_cli, cli_models
+from app import chaos_cli, cli_models, verify_cli
 from app.errors import ConfigError, RiskwireError, Unavailable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app.add_typer(features, name="features")
 app.add_typer(bench, name="bench")
 cli_models.add(app)
 chaos_cli.add(app)
+verify_cli.add(app)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]

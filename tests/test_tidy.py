@@ -11,14 +11,16 @@ import pytest
 import schemas
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("app", "features", "models", "schemas")
+PACKAGES = ("app", "features", "models", "schemas", "verify")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = MODULES + TESTS
 
 CLIENTS = frozenset({"aiokafka", "confluent_kafka", "ctypes", "faust", "onnxruntime", "redis"})
 OUTSIDE = CLIENTS | {"app.adapters", "asyncio", "hiredis", "mode", "os", "socket", "time"}
-MAY_ACT = ("app/adapters/", "app/bench/lanes/")
+# The checker shares no code with the adapters that it checks.
+MAY_ACT = ("app/adapters/", "app/bench/lanes/", "verify/")
+CHECKED = frozenset({"app", "features", "models", "schemas", "tests", "fastavro", "numba"})
 PURE_STAGES = (
     "avro_plan",
     "decide",
@@ -79,6 +81,15 @@ def test_clients_are_imported_by_adapters_only(path: Path) -> None:
     """Faust, Kafka, Redis, ONNX Runtime and C are reached through app/adapters (peers apart)."""
     if not name_of(path).startswith(MAY_ACT):
         assert not forbidden(path, CLIENTS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "verify").glob("*.py")), ids=name_of)
+def test_the_checker_shares_no_code_with_what_it_checks(path: Path) -> None:
+    """Of Riskwire it imports the feature contract only, which declares and computes nothing."""
+    shared = {
+        each for each in forbidden(path, CHECKED) if each.split(".")[:2] != ["features", "contract"]
+    }
+    assert not shared
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=name_of)

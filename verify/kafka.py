@@ -63,6 +63,7 @@ class KafkaEvidence:
         """Wait for the topics to stand still, at most so long."""
         self.settings = settings
         self._consumers = Consumers(settings)
+        self._reader = self._consumers.open()
         self._redis = Redis.from_url(settings.redis_url, socket_timeout=REQUEST_S)
         until = time.monotonic() + wait_s
         before = self._taken()
@@ -77,6 +78,11 @@ class KafkaEvidence:
         self._blobs = self._scan()
         # After Redis: a state that is flushed meanwhile has its offsets committed before.
         self._ends, self._committed = self._taken()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._reader.close()
+        self._redis.close()
 
     def check_still(self) -> None:
         """Raise CannotReach if anything has moved since."""
@@ -98,7 +104,7 @@ class KafkaEvidence:
     def records(self, role: str, partition: int) -> Iterable[Record]:
         """See `Evidence.records`."""
         end = self._ends[role, partition].stable
-        return _read(self._consumers, self.settings.topics[role], partition, end)
+        return _read(self._reader, self.settings.topics[role], partition, end) if end else ()
 
     def schema_text(self, schema_id: int) -> str | None:
         """An Avro schema of the registry, None where there is none or no registry."""
@@ -169,29 +175,20 @@ def _still(taken: tuple[dict[tuple[str, int], Ends], dict[tuple[str, int], int]]
     return {key: its for key, its in ends.items() if key[0] in MOVING}, committed
 
 
-def _read(consumers: Consumers, topic: str, partition: int, end: int) -> Iterator[Record]:
-    """A partition's committed records below `end`."""
-    if end <= 0:
-        return
-    consumer = consumers.open()
-    try:
-        consumer.assign([TopicPartition(topic, partition, 0)])
-        while True:
-            messages = consumer.consume(RECORDS_AT_ONCE, REQUEST_S)
-            if not messages:
-                raise CannotReach(f"Kafka does not answer: {topic}/{partition} ends before {end}")
-            for message in messages:
-                error = message.error()
-                if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own name
-                    return
-                if error is not None:
-                    raise CannotReach(f"{topic}/{partition} cannot be read: {error}")
-                record = record_of(message)
-                if record.offset >= end:
-                    return
-                yield record
-    finally:
-        consumer.close()
+def _read(consumer: Consumer, topic: str, partition: int, end: int) -> Iterator[Record]:
+    """A partition's committed records below `end`; the consumer reads nothing else meanwhile."""
+    consumer.assign([TopicPartition(topic, partition, 0)])
+    while True:
+        first = consumer.poll(REQUEST_S)
+        if first is None:
+            raise CannotReach(f"Kafka does not answer: {topic}/{partition} ends before {end}")
+        for message in (first, *consumer.consume(RECORDS_AT_ONCE, 0)):
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own name
+                raise CannotReach(f"{topic}/{partition} cannot be read: {error}")
+            if error is not None or (message.offset() or 0) >= end:
+                return
+            yield record_of(message)
 
 
 def record_of(message: Message) -> Record:

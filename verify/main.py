@@ -5,6 +5,7 @@ there, 3 Kafka or Redis cannot be reached or still moves.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -40,8 +41,9 @@ def run(
 
 def _judged(settings: Settings, *, drained: bool, seen: Seen | None) -> Report:
     evidence = KafkaEvidence(settings)
-    report = judge(evidence, settings, drained=drained, seen=seen)
-    evidence.check_still()
+    with contextlib.closing(evidence):
+        report = judge(evidence, settings, drained=drained, seen=seen)
+        evidence.check_still()
     return report
 
 
