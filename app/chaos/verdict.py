@@ -57,6 +57,13 @@ class Verdict:
         return not self.violations and self.report is not None and self.report.holds
 
     @property
+    def word(self) -> str:
+        """The verdict in a word or two."""
+        if not self.is_right:
+            return "VIOLATED"
+        return "holds, but late" if self.late else "holds"
+
+    @property
     def takeover_s_max(self) -> float | None:
         """The longest undisturbed takeover after a kill; None where there was none."""
         return max((took for took, _, alone in self.takeovers if alone), default=None)
@@ -92,7 +99,7 @@ class Verdict:
         found = self.as_json()
         lines = [f"{name}: {value}" for name, value in found.items() if name != "report"]
         laws = [] if self.report is None else self.report.lines()
-        return [*lines, *laws, "every law held" if self.holds else "VIOLATED"]
+        return [*lines, *laws, self.word]
 
     def append_to(self, path: Path) -> None:
         """Append a row to a Markdown table, which is begun where there is none."""
@@ -100,7 +107,7 @@ class Verdict:
             self.seed, f"{self.transactions:,}", round(self.seconds),
             *(self.faults[kind] for kind in KINDS),
             _rounded(self.takeover_s_max), _rounded(self.leave_s_max),
-            len(self.ended), "holds" if self.holds else "VIOLATED",
+            len(self.ended), self.word,
         ]  # fmt: skip
         begun = path.exists()
         with path.open("a", encoding="utf-8") as file:
