@@ -15,6 +15,7 @@ import typer
 
 from app import (
     bench_overload_cli,
+    chaos_cli,
     cli_models,
     dlq_cli,
     hostile_cli,
@@ -45,7 +46,15 @@ bench = _group("Measure, on this machine.")
 app.add_typer(topics, name="topics")
 app.add_typer(features, name="features")
 app.add_typer(bench, name="bench")
-for more in (cli_models, state_cli, dlq_cli, schemas_cli, verify_cli, simulation_cli):
+for more in (
+    cli_models,
+    state_cli,
+    dlq_cli,
+    schemas_cli,
+    verify_cli,
+    chaos_cli,
+    simulation_cli,
+):
     more.add(app)
 for more in (bench_overload_cli, hostile_cli):
     more.add(bench)

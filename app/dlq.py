@@ -24,8 +24,8 @@ from app.adapters.dead_letters import fetched, letters, replayed
 from app.adapters.topics import describe_topics
 from app.adapters.transport import open_transactor
 from app.config import Settings
-from app.errors import BrokerUnavailable, ConfigError, RejectCode
 from app.dead_letter import DeadLetter, Source, Wanted, again, as_time, shown
+from app.errors import BrokerUnavailable, ConfigError, RejectCode
 from app.ports import Transactor
 from app.records import Letter, Outbound
 

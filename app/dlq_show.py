@@ -12,10 +12,6 @@ import typer
 from app import pipeline
 from app.adapters.dead_letters import letters
 from app.config import Settings
-from app.decode_twin import Fault, spans
-from app.dlq import complete
-from app.errors import ConfigError
-from app.labels import label_writers
 from app.dead_letter import (
     ERROR,
     OURS,
@@ -26,6 +22,10 @@ from app.dead_letter import (
     remedy,
     shown,
 )
+from app.decode_twin import Fault, spans
+from app.dlq import complete
+from app.errors import ConfigError
+from app.labels import label_writers
 from app.watch import schema_by_id
 from app.writers import Writers
 

@@ -9,6 +9,7 @@ and for a topic that is not there.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -42,8 +43,9 @@ def send(
     settings: Settings,
     traffic: Iterable[Due],
     on_progress: Callable[[Sent], None] = lambda _sent: None,
+    role: Literal["transactions", "labels"] = "transactions",
 ) -> Sent:
-    """Send to the transactions topic until the traffic ends; waiting, call `on_progress`."""
+    """Send to an input topic until the traffic ends; waiting, call `on_progress`."""
     sent = Sent()
     causes: list[str] = []
 
@@ -53,7 +55,7 @@ def send(
             causes.append(error.str())
 
     producer = _producer(settings)
-    topic = settings.topic("transactions")
+    topic = settings.topic(role)
     _connect(producer, topic)
     first_us = 0
     for record in traffic:

@@ -25,6 +25,7 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "fetch.queue.backoff.ms": "5",
     "session.timeout.ms": "10000",
     "check.crcs": "true",
+    "heartbeat.interval.ms": "500",  # by it a survivor learns that it has to take over
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {
     "acks": "all",

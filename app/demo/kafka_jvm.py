@@ -99,13 +99,18 @@ class JvmKafka(Server):
         partitions: int,
         properties: Mapping[str, str],
         proxied: Sequence[tuple[int, int]] = (),
+        *,
+        ports: tuple[int, int] | None = None,
+        cluster_id: str | None = None,
+        heap: str = HEAP,
     ) -> None:
         """Formats the storage under `directory`; raises ConfigError where Java or the jars lack.
 
-        See `also_proxied` for `proxied`.
+        See `also_proxied` for `proxied`. A node of several is given its ports (clients' and
+        controller's) and the id of their cluster.
         """
         java, classpath = java_program(), str(jars() / "*")
-        port, controller = free_ports(2)
+        port, controller = ports or free_ports(2)
         self.kind = f"Apache Kafka {VERSION} on this machine's Java"
         self.bootstrap = bootstrap = f"127.0.0.1:{port}"
         given = node_properties(
@@ -118,13 +123,18 @@ class JvmKafka(Server):
         log = directory / "kafka.log"
         level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         # The tool lives shortly: the first compiler tier alone starts faster.
-        _format([java, "-XX:TieredStopAtLevel=1", level, "-cp", classpath], settings, log)
-        command = [java, HEAP, level, "-cp", classpath, "kafka.Kafka", str(settings)]
+        tool = [java, "-XX:TieredStopAtLevel=1", level, "-cp", classpath]
+        _format(tool, cluster_id or new_cluster_id(), settings, log)
+        command = [java, heap, level, "-cp", classpath, "kafka.Kafka", str(settings)]
         super().__init__(self.kind, command, log, lambda: listens(port) and answers(bootstrap))
 
 
-def _format(java: list[str], settings: Path, log: Path) -> None:
-    cluster = uuid.uuid4().hex[:22]
+def new_cluster_id() -> str:
+    """An id that no cluster has yet."""
+    return uuid.uuid4().hex[:22]
+
+
+def _format(java: list[str], cluster: str, settings: Path, log: Path) -> None:
     command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings)]
     with log.open("ab") as out:
         done = subprocess.run(command, stdout=out, stderr=out, check=False)

