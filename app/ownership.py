@@ -202,7 +202,7 @@ class Ownership:
         now_us = self._clock()
         for at, oldest in gone.items():
             meta = self.live.owned.get(at[1])
-            if meta is None or never_began(meta):
+            if meta is None or never_began(meta, self.live.silent_until[at[1]]):
                 continue
             since_us = self._append_time(*at) if self._append_time else now_us
             if reaches(since_us, now_us):  # else no window does
