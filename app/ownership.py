@@ -167,6 +167,7 @@ class Ownership:
                 if meta is not None:
                     self._snapshots.distrust(partition)
                 meta = await self._fill_anew(partition, value)
+                self.live.distrusted.discard(partition)
             starts[partition], self._fenced[partition] = meta.next_mark, meta.epoch
         for transactional_id in sorted(former - {"", self.transactional_id}):
             log.info("a former owner is fenced", transactional_id=transactional_id)
@@ -201,7 +202,7 @@ class Ownership:
         now_us = self._clock()
         for at, oldest in gone.items():
             meta = self.live.owned.get(at[1])
-            if meta is None or never_began(meta):
+            if meta is None or never_began(meta, self.live.silent_until[at[1]]):
                 continue
             since_us = self._append_time(*at) if self._append_time else now_us
             if reaches(since_us, now_us):  # else no window does
@@ -303,6 +304,7 @@ class Ownership:
         mine = risen.owned_by(self._worker_id, self._source, self.transactional_id)
         its.add(_claimed(mine))  # it may be done though no answer comes
         if await self._store.flush(key, value, mine.encode(), []):
+            self._held[partition] = {_claimed(mine)}
             return mine
         its.discard(_claimed(mine))
         return None
@@ -313,7 +315,8 @@ class Ownership:
         To fence him would be to stop whom the group has given it to meanwhile: we slept.
         """
         its = self._held.get(partition)
-        if its and _claimed(found) not in its and found.epoch >= max(its)[0]:
+        is_anybodys = bool(found.owner)  # else it was made anew, and nobody has claimed it since
+        if its and is_anybodys and _claimed(found) not in its and found.epoch >= max(its)[0]:
             raise taken_over(partition, found)
 
     async def _release(self, partitions: Sequence[int], *, lost: bool) -> None:

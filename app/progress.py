@@ -61,6 +61,6 @@ def reaches(whole_since_us: int, now_us: int) -> bool:
     return whole_since_us > now_us - REBUILD_US and whole_since_us > 0
 
 
-def never_began(meta: Meta) -> bool:
-    """Whether a backfilled past is all there is: what is gone from the logs lies before its end."""
-    return bool(meta.base) and meta.next_offset == (0, 0)
+def never_began(meta: Meta, committed: Pair) -> bool:
+    """Whether a backfilled past is all there ever was: its end lies before the oldest record."""
+    return bool(meta.base) and meta.next_offset == (0, 0) and max(committed) <= 0

@@ -314,10 +314,10 @@ class Snapshots:
             return False
         try:
             await take(store, self._namespace, partition, self._directory, still)
-        except (ConfigError, StoreUnavailable) as error:
+            forget(self._directory, self._namespace, partition, KEPT)
+        except (ConfigError, StoreUnavailable, OSError) as error:
             log.warning("no snapshot was taken", partition=partition, error=str(error))
             return False
-        forget(self._directory, self._namespace, partition, KEPT)
         return True
 
     def distrust(self, partition: int) -> None:
@@ -345,8 +345,11 @@ class Snapshots:
 async def write_back(its: Snapshot, rewrite: Rewrite) -> None:
     """Write a snapshot's blobs into a partition that was begun."""
     pairs = its.pairs()
-    while (chunk := await asyncio.to_thread(next, pairs, None)) is not None:
-        await rewrite.go_on(chunk)
+    try:
+        while (chunk := await asyncio.to_thread(next, pairs, None)) is not None:
+            await rewrite.go_on(chunk)
+    except OSError as error:
+        raise ConfigError(f"the snapshot {its.path} cannot be read: {error}") from None
 
 
 def released(meta: Meta, epoch: int) -> Meta:

@@ -188,7 +188,8 @@ def judge(
             "the state is ahead of what the group has committed",
             "were offsets set back? Start the workers: they build it anew",
         )
-    if any(log.next_offset < log.oldest for log in its.logs) and not never_began(meta):
+    begins = never_began(meta, (its.logs[0].committed, its.logs[1].committed))
+    if any(log.next_offset < log.oldest for log in its.logs) and not begins:
         yield (
             f"records that are not in the state are gone from {topics}",
             f"raise retention.ms; no window reaches there any more in {REBUILD_DAYS} days",
@@ -211,7 +212,7 @@ def _without_redis(
         if each.meta.base == meta.base
         and all(n >= log.oldest for n, log in zip(each.meta.next_offset, its.logs, strict=True))
     ]
-    if good or (kept and never_began(meta)):
+    if good or (kept and never_began(meta, (its.logs[0].committed, its.logs[1].committed))):
         return
     advice = "set RISKWIRE_SNAPSHOT_DIR and run `riskwire state snapshot`"
     if meta.base:

@@ -218,7 +218,7 @@ def _start(its: Deployment, partition: int, meta: Meta) -> Snapshot | None:
         n = each.meta.next_offset
         if (
             each.meta.base == meta.base
-            and all(low <= k for low, k in zip((0, 0) if n == (0, 0) else oldest, n, strict=True))
+            and all(low <= k for low, k in zip(oldest, n, strict=True))
             and all(k <= w for k, w in zip(n, meta.next_offset, strict=True))
         ):
             its.snapshots(directory).judge(each, partition)

@@ -24,7 +24,9 @@ def read(
     """The records of a partition from offset `start` until before `stop`, or to its end."""
     if start >= stop:
         return
-    consumer = outsider(settings, "state", enable_partition_eof="true")
+    consumer = outsider(
+        settings, "state", enable_partition_eof="true", auto_offset_reset="earliest"
+    )
     try:
         consumer.assign([TopicPartition(topic, partition, start)])
         yield from _batches(consumer, topic, stop, settings.batch_records_max)

@@ -11,10 +11,11 @@ from app.errors import StoreUnavailable
 from app.live import StateError
 from app.meta import Meta
 from app.watermarks import Watermark
+from features.blob import customer_key
 from features.state import TRANSACTIONS
 from tests.app.builders import T0
 from tests.app.test_intake import until
-from tests.app.test_ownership import AT, PARTITIONS, Bench, bench
+from tests.app.test_ownership import AT, PARTITIONS, SPACE, Bench, bench
 
 __all__ = ["bench"]
 
@@ -254,3 +255,20 @@ async def test_a_partition_is_revoked_while_its_flush_is_on_the_way(
     two.known.offsets = dict(one.known.offsets)
     assert await two.own(0) == {AT: 3, ("labels", 0): 0}
     assert bench.fenced == []
+
+
+async def test_state_that_we_made_anew_is_nobody_elses(bench: Bench) -> None:
+    """The claim after it does not come off at first: it is fenced again, and made anew but once."""
+    one = bench.owner("w1")
+    await one.own(0)
+    one.live.distrusted.add(0)
+    assert await one.fence(0)
+    bench.store.blobs[customer_key(SPACE, 0, b"new")] = b"blob"
+    assert await one.fence(0)
+    assert len(bench.store.rows(0)) == 1
+    assert await one.own(0)
+    assert bench.store.meta(0).epoch == 2
+    bench.store.blobs.clear()
+    assert await one.fence(0)
+    assert await one.own(0)
+    assert bench.store.meta(0).epoch == 3

@@ -135,13 +135,14 @@ async def test_what_is_gone_from_the_log_is_said_and_kept(bench: Bench, days: in
 
 
 async def test_a_backfilled_past_lacks_nothing_before_its_logs(bench: Bench) -> None:
-    """The history ends before the first record there is; what goes missing later is lacking."""
+    """The history ends before the first record; what was answered and is gone since is lacking."""
     one = bench.owner("w1")
-    bench.store.put(0, Meta(4, 1, base="ab"))
-    bench.store.put(1, Meta(4, 1, base="ab", next_offset=(1, 0)))
-    await one.own(0, 1)
-    one.its.lacks({AT: 3, ("transactions", 1): 3})
-    assert one.its.progress.incomplete(T0) == {0: False, 1: True}
+    for partition, offset in ((0, 0), (1, 1), (2, 0)):
+        bench.store.put(partition, Meta(4, 1, base="ab", next_offset=(offset, 0)))
+    one.known.offsets = {("transactions", 2): 5}
+    await one.own(0, 1, 2)
+    one.its.lacks({("transactions", partition): 3 for partition in range(3)})
+    assert one.its.progress.incomplete(T0) == {0: False, 1: True, 2: True}
 
 
 async def test_progress_goes_on_where_nothing_comes_any_more(bench: Bench) -> None:

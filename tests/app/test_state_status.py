@@ -17,10 +17,12 @@ LABELS = LogStatus("labels", 20, 20, 0, 20, T0, None)
 CUT = replace(LOG, oldest=50, oldest_append_us=T0 - REBUILD_US // 2)
 
 
-def said(meta: Meta | None, log: LogStatus = LOG, *kept: Meta) -> list[str]:
+def said(
+    meta: Meta | None, log: LogStatus = LOG, *kept: Meta, labels: LogStatus = LABELS
+) -> list[str]:
     """What wants attention in a partition with these snapshots."""
     snapshots = [Snapshot(Path("x"), "abc", 0, T0, each) for each in kept]
-    status = Status(0, meta, (log, LABELS), None, 5, is_all=True, bytes=500)
+    status = Status(0, meta, (log, labels), None, 5, is_all=True, bytes=500)
     return [what for what, advice in judge(status, snapshots, "here", T0) if advice]
 
 
@@ -55,7 +57,8 @@ def test_records_that_are_gone_before_they_were_read() -> None:
     assert "are gone from transactions" in said(META, gone)[0]
     begun = Meta(4, 1, "backfill", base="ab")
     new = replace(gone, next_offset=0, committed=-1)
-    assert said(begun, new, begun) == []
+    assert said(begun, new, begun, labels=replace(LABELS, committed=-1, next_offset=0)) == []
+    assert "are gone" in said(begun, replace(new, committed=200), begun)[0]
     assert "are gone" in said(Meta(4), new)[0]
 
 

@@ -23,9 +23,10 @@ from app.live import Live
 from app.meta import Meta
 from app.partitioner import partition_of
 from app.ports import StateStore
+from app.snapshots import found, take
 from features import blob
 from features.contract import DAY_US, FEATURES, REPLAY, Timing, contract_id
-from features.offline import replay
+from features.offline import Log, replay
 from features.state import State
 from models import manifest
 from models.handbook import World
@@ -132,6 +133,30 @@ async def test_again_gives_the_same_blobs_and_nothing_else(
         assert before is not None
         assert after == replace(before, epoch=2)
     assert second == first
+
+
+async def test_a_snapshot_is_kept_in_place_of_those_of_before(
+    timing: Timing, tmp_path: Path
+) -> None:
+    """It holds what the store holds; one of another past is not gone on from any more."""
+    past, until_us = history(timing)
+    store, contract = MemoryStore(), contract_id(timing)
+    await backfill.backfill(store, past, until_us, timing, PARTITIONS, snapshot_dir=tmp_path)
+    [first] = found(tmp_path, contract, 1)
+    assert (first.check(), first.meta.next_offset) == (len(dict(*first.pairs())), (0, 0))
+    blobs = {key: store.blobs[key] for key in store.blobs if b"{p1}" in key}
+    assert blobs == {**dict(*first.pairs()), blob.meta_key(contract, 1): first.meta.encode()}
+    later = replace(first.meta, next_offset=(9, 9), released=True)
+    store.blobs[blob.meta_key(contract, 1)] = later.encode()
+    await take(store, contract, 1, tmp_path)
+    shorter = until_us - DAY_US
+    kept = past.log.event_time_us <= shorter
+    columns = {name: getattr(past.log, name)[kept] for name in past.log.__slots__}
+    less = replace(past, log=Log(**columns), tags=past.tags[kept])
+    await backfill.backfill(store, less, shorter, timing, PARTITIONS, snapshot_dir=tmp_path)
+    [second] = found(tmp_path, contract, 1)
+    assert second.meta.next_offset == (0, 0)
+    assert second.meta.base not in ("", first.meta.base)
 
 
 async def test_a_worker_finds_what_it_needs(timing: Timing) -> None:

@@ -2,15 +2,25 @@
 
 import asyncio
 import dataclasses
+import io
 import json
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fastavro
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 
+import schemas
 from app import state_status, state_tools
+from app.adapters.admin import fill
+from app.adapters.records import oldest_append_us, read
 from app.adapters.redis import RedisStore
+from app.adapters.topics import positions
 from app.backfill import backfill, with_store
 from app.config import Settings, load_settings
 from app.demo.cluster import Kafka
@@ -24,7 +34,7 @@ from features.contract import DAY_US, contract_id
 from models import manifest
 from models.handbook import World as People
 from tests.integration.conftest import MakeTopic
-from tests.integration.test_worker import PARTITIONS, World, unused_port
+from tests.integration.test_worker import PARTITIONS, Worker, World, unused_port
 
 __all__ = ["unused_port"]
 TIMING = manifest.read(None).manifest.timing
@@ -96,6 +106,34 @@ def lose(settings: Settings) -> None:
     asyncio.run(with_store(settings, flush))
 
 
+def stop(worker: Worker) -> None:
+    """SIGTERM, and wait until it has ended well, however busy this machine is."""
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(60) == 0
+
+
+def send_labels(world: World, count: int) -> None:
+    """Outcomes of some days ago on every partition, one of them broken, and wait for their end."""
+    schema, producer = schemas.load("fraud_label"), Producer({"bootstrap.servers": world.bootstrap})
+    now_us = time.time_ns() // 1000
+    for i in range(count):
+        stream = io.BytesIO()
+        record = {
+            "transaction_id": f"x{i}", "customer_id": f"new{i % 50}", "terminal_id": f"t{i % 3}",
+            "event_time": now_us - 10 * DAY_US - i, "known_at": now_us - i, "fraud": i % 3 > 0,
+            "source": schema.parsed["fields"][-1]["type"]["symbols"][0],
+        }  # fmt: skip
+        fastavro.schemaless_writer(stream, schema.parsed, record)
+        value = schema.single_object_header + stream.getvalue()
+        key = f"new{i % 50}".encode() if i else b"another"
+        producer.produce(world.names["LABELS"], value, key, i % PARTITIONS)
+    assert producer.flush(30) == 0
+    settings, end_s = settings_of(world), time.monotonic() + 60
+    while sum(at for at, *_ in positions(settings, world.names["LABELS"]).values()) < count:
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
 def test_a_backfilled_past_survives_the_loss_of_redis(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,15 +156,19 @@ def test_a_backfilled_past_survives_the_loss_of_redis(
     tokens = [token.decode() for token in past.customer_tokens[:20]]
     for i in range(600):
         world.send_good(i, customer_id=tokens[i % 20] if i % 2 else f"new{i % 50}")
+    world.send(b"broken", b"c1", 2)
     world.flush()
     world.wait_committed()
+    send_labels(world, 100)
     with pytest.raises(ConfigError, match="is owned by the worker"):
         state_tools.rebuild(settings, [], None, from_log=False)
-    worker.stop()
+    stop(worker)
     before = in_redis(settings)
     assert state_tools.verify(settings, [], as_json=True) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [each["next_offset"][0] for each in report["partitions"]] == [150] * PARTITIONS
+    assert [each["next_offset"] for each in report["partitions"]] == [
+        [150 + (p == 2), 25] for p in range(PARTITIONS)
+    ]
     began = [Path(each["began_with"]).name for each in report["partitions"]]
     assert began == [f"p{p}.0-0.snapshot" for p in range(PARTITIONS)]
     assert state_status.run(settings, as_json=False) == 0
@@ -136,7 +178,7 @@ def test_a_backfilled_past_survives_the_loss_of_redis(
     assert state_status.run(settings, as_json=True) == 1
     assert "no state though" in capsys.readouterr().out
     worker = world.worker(snapshot_dir=kept).wait_ready()
-    worker.stop()
+    stop(worker)
     assert "restored from a snapshot" in worker.log.read_text()
     after = in_redis(settings)
     assert after.keys() == before.keys()
@@ -172,7 +214,7 @@ def test_snapshot_and_rebuild(
     world.flush()
     world.wait_committed()
     state_tools.snapshot(settings, None, [0, 1])
-    worker.stop()
+    stop(worker)
     before = in_redis(settings)
     state_tools.snapshot(settings, None, [])
     space = namespace(contract_id(TIMING), world.group)
@@ -183,7 +225,7 @@ def test_snapshot_and_rebuild(
     world.flush()
     world.worker().wait_ready()
     world.wait_committed()
-    world.workers[-1].stop()
+    stop(world.workers[-1])
     expected = in_redis(settings)
     state_tools.rebuild(settings, [0, 2], None, from_log=False)
     state_tools.rebuild(settings, [1], None, from_log=True)
@@ -195,8 +237,37 @@ def test_snapshot_and_rebuild(
     }
     assert [key for key in back if b"{p1}" in key] == [meta_key(space, 1)]
     assert state_tools.verify(settings, [], as_json=False) == 0
-    world.worker().wait_ready().stop()
+    stop(world.worker().wait_ready())
     assert in_redis(settings) == expected
     assert len(world.scores()) == 480
     with pytest.raises(ConfigError, match="fits partition 3"):
         state_tools.rebuild(settings, [3], tmp_path, from_log=False)
+
+
+def test_a_part_of_a_log(kafka: Kafka, topic: MakeTopic) -> None:
+    """From an offset until before another or the end, whatever is gone or holds no record."""
+    name = topic("part", 1, message_timestamp_type="LogAppendTime")
+    settings = load_settings(bootstrap_servers=kafka.bootstrap, batch_records_max=16)
+    began_us = time.time_ns() // 1000
+    fill(kafka.bootstrap, name, [(b"k", b"%d" % i) for i in range(100)])
+    writer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": name})
+    writer.init_transactions(30)
+    writer.begin_transaction()
+    writer.produce(name, b"aborted", b"k", 0)
+    writer.flush(30)
+    writer.abort_transaction(30)
+
+    def offsets(start: int, stop: int) -> list[int]:
+        batches = list(read(settings, name, 0, start, stop))
+        assert all(0 < len(batch) <= 16 for batch in batches)
+        return [int(offset) for batch in batches for offset in batch.offset]
+
+    assert offsets(5, 40) == list(range(5, 40))
+    assert offsets(90, 102) == list(range(90, 100)), "the rest was aborted"
+    assert offsets(7, 7) == []
+    assert -1_000 < oldest_append_us(settings, name, 0) - began_us < 60_000_000
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    [done] = admin.delete_records([TopicPartition(name, 0, 30)]).values()
+    done.result(30)
+    assert offsets(30, 50) == list(range(30, 50))
+    assert oldest_append_us(settings, name, 0) - began_us < 60_000_000
