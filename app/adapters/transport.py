@@ -25,6 +25,7 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "fetch.queue.backoff.ms": "5",
     "queued.max.messages.kbytes": "65536",
     "session.timeout.ms": "10000",
+    "heartbeat.interval.ms": "1000",  # a rebalance is heard of by then, and takes two or three
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {
     "acks": "all",

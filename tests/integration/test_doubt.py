@@ -6,6 +6,7 @@ transaction its producer has open when it arrives.
 
 import json
 import os
+import signal
 import struct
 import threading
 import time
@@ -263,7 +264,8 @@ def test_nothing_is_torn_by_a_late_end_txn(
     figure(f"doubt, {transport}: read on after {max(took_s):.2f} s at most")
     assert max(took_s) < 20
     assert worker.metrics()['riskwire_commits_total{result="failed"}'] == ROUNDS
-    worker.stop()
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(LIMIT_S) == 0
 
 
 def test_without_the_rule_a_late_end_txn_tears_a_transaction(
