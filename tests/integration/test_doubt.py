@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from app.adapters.admin import create_topics
 from app.adapters.transport import open_source, open_transactor
@@ -133,6 +133,7 @@ class Gate:
 
     def faults(self, names: str) -> None:
         """What workers have that are started from now on."""
+        self._patch.setenv("MODULE", "tests.integration.faulty" if names else "app.cli")
         self._patch.setenv("FAULTS", names)
 
     def close(self) -> None:
@@ -160,6 +161,17 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
     return Gate(tmp_path, monkeypatch)
 
 
+def has_coordinator(world: World) -> bool:
+    """Whether the broker, which may have just started, knows where offsets are kept."""
+    try:
+        world.committed()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.NOT_COORDINATOR:
+            raise
+        return False
+    return True
+
+
 @contextmanager
 def opened(bootstrap: str, redis_url: str, directory: Path) -> Iterator[World]:
     """Fresh topics on a broker; workers on them, with faults put in, are ended with the test."""
@@ -168,7 +180,7 @@ def opened(bootstrap: str, redis_url: str, directory: Path) -> Iterator[World]:
     create_topics(bootstrap, {names[role]: PARTITIONS for role in ROLES[:2]}, appended)
     create_topics(bootstrap, {names[role]: PARTITIONS for role in ROLES[2:]}, {})
     world = World(bootstrap, redis_url, names, directory, lambda: free_ports(1)[0])
-    world.module = "tests.integration.faulty"
+    until(lambda: has_coordinator(world))
     yield world
     for worker in world.workers:
         if worker.is_running():
@@ -184,7 +196,7 @@ def send(world: World, count: int) -> None:
 
 def check_exact(world: World) -> None:
     """One score for each transaction, in order, and one alert for each that wants one."""
-    world.wait_committed()
+    world.wait_committed(timeout_s=LIMIT_S)
     assert world.check_complete(duplicates=False) == (world.sent, 0)
     records = world.scores(), [_avro("risk_alert", row[3]) for row in world.read("ALERTS")]
     wanted, alerts = (
