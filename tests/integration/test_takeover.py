@@ -19,6 +19,7 @@ from tests.integration.test_doubt import (
     events,
     gate,
     opened,
+    said,
     send,
     until,
 )
@@ -27,6 +28,7 @@ from tests.integration.test_worker import PARTITIONS, Worker, World
 __all__ = ["gate"]  # a fixture
 SESSION_S = 6
 SETTINGS = {"consumer_options": json.dumps({"session.timeout.ms": str(1000 * SESSION_S)})}
+FENCED = "a former owner is fenced"
 SLACK_S = 8.0
 """What a busy machine may take longer."""
 Figure = Callable[[str], None]
@@ -71,7 +73,7 @@ def leave(worker: Worker) -> float:
 def holds(worker: Worker) -> int:
     """How many partitions a worker has, by its log."""
     held: set[int] = set()
-    for line in map(json.loads, worker.log.read_text().splitlines()):
+    for line in said(worker):
         if line["event"] == "partitions assigned":
             held |= set(line["partitions"])
         elif line["event"] == "partitions given up":
@@ -96,17 +98,11 @@ def test_killed_between_the_offsets_and_the_commit(
     assert took_s < SESSION_S + 3 + SLACK_S
     dead, successor = (first, second) if second.is_running() else (second, first)
     assert dead.process.returncode == -signal.SIGKILL
-    fenced = said(successor, "a former owner is fenced", "transactional_id")
+    fenced = [line.get("transactional_id") for line in said(successor) if FENCED in line["event"]]
     assert fenced
     assert set(fenced) <= set(owners.values())
     check_exact(world)
     leave(successor)
-
-
-def said(worker: Worker, event: str, field: str) -> list[str]:
-    """What a worker's log says with an event."""
-    lines = map(json.loads, worker.log.read_text().splitlines())
-    return [line[field] for line in lines if line["event"] == event]
 
 
 def test_a_zombie_commits_nothing_and_writes_nothing(world: World, gate: Gate) -> None:
