@@ -25,7 +25,7 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "fetch.queue.backoff.ms": "5",
     "session.timeout.ms": "10000",
     "check.crcs": "true",
-    "heartbeat.interval.ms": "500",  # by it a survivor learns that it has to take over
+    "heartbeat.interval.ms": "500",  # a rebalance is heard of by then, and takes two or three
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {
     "acks": "all",
@@ -55,7 +55,7 @@ TRANSACTION_MS = 10_000
 TROUBLE = ("FAIL", "REQTMOUT")
 """Facilities of librdkafka's log lines about connections and requests that are lost.
 
-It sends a lost request again by itself, a commit too, and since 2.12 no event tells of it.
+It sends a lost request again by itself, a commit too, and tells of it by no event (2.16; 2.11 did).
 """
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
 

@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 
 import fastavro
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 import schemas
 from app.adapters.admin import create_topics
@@ -44,8 +44,8 @@ PARTITIONS = 4
 class Worker:
     """One `riskwire worker` process."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path, module: str = "app.cli") -> None:
-        self.environment, self.log, self.module = environment, log, module
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self.environment, self.log = environment, log
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,7 +58,7 @@ class Worker:
         """Start it; it is not ready yet."""
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module, "worker"],
+                [sys.executable, "-m", self.environment.get("MODULE", "app.cli"), "worker"],
                 env=self.environment,
                 stdout=out,
                 stderr=out,
@@ -159,7 +159,6 @@ class World:
         self.directory, self.port = directory, port
         self.group = f"worker-{uuid.uuid4().hex[:12]}"
         self.workers: list[Worker] = []
-        self.module = "app.cli"
         self.sent = 0
         self._producer = Producer({"bootstrap.servers": bootstrap, "message.max.bytes": "2000000"})
 
@@ -176,8 +175,7 @@ class World:
             **{f"RISKWIRE_TOPIC_{role}": name for role, name in self.names.items()},
             **{f"RISKWIRE_{key.upper()}": str(value) for key, value in settings.items()},
         }
-        log = self.directory / f"worker-{len(self.workers)}.log"
-        worker = Worker(environment, log, self.module)
+        worker = Worker(environment, self.directory / f"worker-{len(self.workers)}.log")
         self.workers.append(worker)
         return worker.start()
 
@@ -244,18 +242,12 @@ class World:
         return [_avro("risk_score", row[3]) | {"_partition": row[0]} for row in self.read("SCORES")]
 
     def committed(self) -> int:
-        """How many input records are committed; 0 while the group has no coordinator yet."""
+        """How many input records are committed."""
         name = self.names["TRANSACTIONS"]
         options = {"bootstrap.servers": self.bootstrap, "group.id": self.group}
         consumer = Consumer(options)
-        try:
-            found = consumer.committed([TopicPartition(name, p) for p in range(PARTITIONS)], 10)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.NOT_COORDINATOR:
-                raise
-            return 0
-        finally:
-            consumer.close()
+        found = consumer.committed([TopicPartition(name, p) for p in range(PARTITIONS)], 10)
+        consumer.close()
         return sum(max(0, p.offset) for p in found)
 
     def wait_committed(self, count: int | None = None, timeout_s: float = 60) -> None:
