@@ -422,6 +422,7 @@ def _validate(data: Any, slots: Any, keys: Any, key: Any, key_length: Any,
     )
     for field in (TRANSACTION_ID, CUSTOMER_ID, TERMINAL_ID, DEVICE_ID):
         good = good and slots[field + 1] != 0 and slots[field + 1] <= id_bytes_max
+        good = good and _is_plain(data, slots[field], slots[field + 1])
     customer, event_time = slots[CUSTOMER_ID], slots[EVENT_TIME]
     verdict = ACCEPTED
     if not good:
@@ -435,6 +436,28 @@ def _validate(data: Any, slots: Any, keys: Any, key: Any, key_length: Any,
     elif event_time < event_time_min_us or event_time > append_us + future_us_max:
         verdict = BAD_TIME
     return verdict
+
+
+@_compiled
+def _is_plain(data: Any, at: Any, size: Any) -> Any:
+    """Whether an identifier, which is UTF-8, has no control character and none for bidi text."""
+    good, ascii_ = True, True
+    for j in range(at, at + size):
+        byte = data[j]
+        good = good and byte >= 0x20 and byte != 0x7F
+        ascii_ = ascii_ and byte < 0x80
+    if good and not ascii_:
+        for j in range(at, at + size - 1):
+            pair = np.int64(data[j]) << 8 | np.int64(data[j + 1])
+            good = good and not (0xC280 <= pair <= 0xC29F or pair == 0xD89C)
+            if 0xE280 <= pair <= 0xE281:
+                third = pair << 8 | np.int64(data[j + 2])
+                good = good and not (
+                    0xE2808E <= third <= 0xE2808F
+                    or 0xE280AA <= third <= 0xE280AE
+                    or 0xE281A6 <= third <= 0xE281A9
+                )
+    return good
 
 
 @_compiled

@@ -37,6 +37,11 @@ from schemas import SINGLE_OBJECT_MAGIC
 
 ID_BYTES_MAX = 64
 AMOUNT_MINOR_MAX = 10**12
+HIDING = frozenset(
+    map(chr, (*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F),
+              *range(0x2066, 0x206A)))
+)  # fmt: skip
+"""Control characters, and those that turn the direction of text: no identifier has them."""
 EVENT_TIME_MIN_US = 946_684_800_000_000
 """2000-01-01."""
 APPEND_TIME_MS_MAX = 9 * 10**15
@@ -365,8 +370,8 @@ def _validate(fields: Fields, key: bytes | None, append_us: int, limits: Limits)
 
 
 def is_id(text: str) -> bool:
-    """Whether an identifier has 1 to ID_BYTES_MAX bytes."""
-    return 1 <= len(text.encode()) <= ID_BYTES_MAX
+    """Whether an identifier has 1 to ID_BYTES_MAX bytes and no character that hides others."""
+    return 1 <= len(text.encode()) <= ID_BYTES_MAX and not HIDING & {*text}
 
 
 def _only(span: str, text: str) -> bool:

@@ -101,7 +101,7 @@ REJECT_MESSAGES: dict[RejectCode, str] = {
     RejectCode.BAD_BRANCH: "a union or enum index names no branch of the writer schema",
     RejectCode.BAD_BOOLEAN: "a boolean is neither 0 nor 1",
     RejectCode.BAD_UTF8: "a string is not valid UTF-8",
-    RejectCode.BAD_ID: "an identifier or code is empty or too long",
+    RejectCode.BAD_ID: "an identifier or code is empty, too long or has control characters",
     RejectCode.BAD_KEY: "the record's key is not the customer_id of its value",
     RejectCode.BAD_AMOUNT: "amount_minor is negative or above 10^12",
     RejectCode.BAD_CURRENCY: "currency is not an ISO 4217 code",

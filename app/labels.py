@@ -274,11 +274,11 @@ def _long(data: Any, at: int, end: int) -> Any:
 
 @compiled
 def _id(data: Any, at: int, end: int, bytes_max: int) -> Any:
-    """Start and length of an identifier in ASCII, and what follows: NOWHERE for another."""
+    """Start and length of an identifier of plain ASCII, and what follows: NOWHERE for another."""
     size, at = _long(data, at, end)
     if at < 0 or not 1 <= size <= min(bytes_max, end - at):
         return at, 0, NOWHERE
-    seen = np.uint8(0)
+    plain = True
     for k in range(size):
-        seen |= data[at + k]
-    return at, size, at + size if seen < 0x80 else NOWHERE
+        plain &= 0x20 <= data[at + k] < 0x7F
+    return at, size, at + size if plain else NOWHERE

@@ -175,6 +175,13 @@ BOMBS: dict[str, Bomb] = {
     "lone surrogate": Bomb(C.BAD_UTF8, value(terminal_id=b"\6\xed\xa0\x80")),
     "overlong slash": Bomb(C.BAD_UTF8, value(terminal_id=b"\4\xc0\xaf")),
     "identifier of 16 KB": Bomb(C.BAD_ID, value(device_id=b"\2" + encode_string("d" * _ROOM))),
+    "identifier with a NUL": Bomb(C.BAD_ID, value(terminal_id=encode_string("a\0b"))),
+    "identifier that turns text round": Bomb(
+        C.BAD_ID, value(terminal_id=encode_string("a\u202eb"))
+    ),
+    "identifier that breaks a log line": Bomb(
+        C.BAD_ID, value(transaction_id=encode_string("a\r\nb"))
+    ),
     "empty identifier": Bomb(C.BAD_ID, value(transaction_id=b"\0")),
     "key of another": Bomb(C.BAD_KEY, value(), b"customer-2"),
     "null key": Bomb(C.BAD_KEY, value(), None),

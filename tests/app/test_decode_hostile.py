@@ -158,6 +158,17 @@ SEMANTIC_FAULTS: dict[str, tuple[bytes, RejectCode]] = {
         value(terminal_id=encode_bytes("ü".encode() * 33)),
         C.BAD_ID,
     ),
+    **{
+        f"identifier with U+{ord(letter):04X}": (
+            value(terminal_id=encode_bytes(f"term{letter}1".encode())),
+            C.BAD_ID,
+        )
+        for letter in "\0\n\r\t\x1b\x7f\x80\x85\x9f\u061c\u200e\u200f\u202a\u202e\u2066\u2069"
+    },
+    "device_id of one bidi mark": (
+        value(device_id=b"\2" + encode_bytes("\u202e".encode())),
+        C.BAD_ID,
+    ),
     "device_id empty": (value(device_id=b"\2\0"), C.BAD_ID),
     "device_id of 65 bytes": (value(device_id=b"\2" + encode_bytes(b"d" * 65)), C.BAD_ID),
     "merchant_category of 3 digits": (
@@ -265,9 +276,22 @@ def test_text_is_what_python_decodes(decode: Decode) -> None:
     texts += [bytes(choose.choices(borders, k=choose.randrange(4, 24))) for _ in range(2000)]
     texts += [b"a" * k + "é€🔑".encode() + b"b" * (20 - k) for k in range(20)]
     records = batch([value(terminal_id=encode_bytes(text)) for text in texts])
-    refused = {each.row for each in decode(records, known(), LIMITS).rejects}
+    rejects = decode(records, known(), LIMITS).rejects
+    refused = {each.row for each in rejects if each.code is C.BAD_UTF8}
     for row, text in enumerate(texts):
         assert (row in refused) == (text.decode(errors="replace").encode() != text)
+
+
+@BOTH
+def test_identifiers_are_what_the_twin_says(decode: Decode) -> None:
+    """Around every character that hides others: those are rejected, their neighbours are not."""
+    near = {chr(ord(letter) + step) for letter in decode_twin.HIDING for step in (-1, 0, 1)
+            if ord(letter) + step >= 0}  # fmt: skip
+    texts = [text for letter in sorted(near) for text in (letter, f"a{letter}", f"é{letter}b€")]
+    records = batch([value(device_id=b"\2" + encode_bytes(text.encode())) for text in texts])
+    refused = {each.row for each in decode(records, known(), LIMITS).rejects}
+    assert refused == {row for row, text in enumerate(texts) if not decode_twin.is_id(text)}
+    assert 0 < len(refused) < len(texts)
 
 
 @BOTH
