@@ -28,6 +28,7 @@ REQUEST_S = 15.0
 STILL_S = 1.0
 RECORDS_AT_ONCE = 10_000
 KEYS_AT_ONCE = 1000
+AT_END = KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's own codes are named so
 _SPECS: Any = OffsetSpec  # its types lack these two
 EARLIEST, LATEST = _SPECS.earliest(), _SPECS.latest()
 MOVING = ("transactions", "labels", "scores", "alerts", "dead_letters")
@@ -200,7 +201,7 @@ def _read(consumer: Consumer, topic: str, partition: int, end: int) -> Iterator[
             raise CannotReach(f"Kafka does not answer: {topic}/{partition} ends before {end}")
         for message in (first, *consumer.consume(RECORDS_AT_ONCE, 0)):
             error = message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own name
+            if error is not None and error.code() != AT_END:
                 raise CannotReach(f"{topic}/{partition} cannot be read: {error}")
             if error is not None or (message.offset() or 0) >= end:
                 return

@@ -76,7 +76,8 @@ def test_the_checker_on_a_workers_traffic(world: World, tmp_path: Path) -> None:
     watch = Watch(Settings.of(environ), tmp_path / "seen").start()
     worker.wait_ready()
     world.wait_committed()
-    worker.stop()
+    worker.process.terminate()
+    worker.process.wait(60)
     watch.stop()
 
     def found() -> verify.Report:
