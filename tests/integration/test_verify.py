@@ -68,7 +68,7 @@ def fill(its: World, n: int) -> None:
     its.flush()
 
 
-def test_the_checker_on_a_workers_traffic(world: World, tmp_path: Path) -> None:  # noqa: F811 -- a fixture
+def test_a_workers_traffic(world: World, tmp_path: Path) -> None:  # noqa: F811 -- a fixture
     """Nothing is violated, most vectors are recomputed; then a fault at a time is found."""
     fill(world, 1500)
     worker = world.worker(alignment="wait")
