@@ -25,6 +25,7 @@ from verify.evidence import CannotDecide, CannotReach, Ends, Record
 from verify.settings import ROLES, Settings
 
 REQUEST_S = 15.0
+CONNECT_S = 5.0
 STILL_S = 1.0
 RECORDS_AT_ONCE = 10_000
 KEYS_AT_ONCE = 1000
@@ -143,7 +144,7 @@ class KafkaEvidence:
 
     def _check_topics(self, admin: AdminClient) -> None:
         try:
-            found = admin.list_topics(timeout=REQUEST_S).topics
+            found = admin.list_topics(timeout=CONNECT_S).topics
         except KafkaException as error:
             raise CannotReach(f"Kafka does not answer: {error}") from None
         for name in self.settings.topics.values():
