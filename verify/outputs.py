@@ -14,7 +14,7 @@ from verify.inputs import Inputs
 from verify.model import CPU, Model
 from verify.report import Report
 from verify.rules import MEANING, YEAR_2000_US
-from verify.state import Score, exempt
+from verify.state import ROWS_AT_ONCE, Score, exempt
 from verify.xxh64 import hash_rows
 
 Fields = dict[str, Any]
@@ -227,6 +227,7 @@ class Alerts:
         self._partition, self._topics, self._model = partition, topics, model
         self._report, self._writers = report, writers
         self.records: dict[int, Record] = {}
+        self._rows: list[tuple[list[float], float, int]] = []
         self.kept: Mapping[int, Fields] = {}
         """The transactions of these sources."""
 
@@ -268,15 +269,21 @@ class Alerts:
         if hash_rows(row).astype(">u8").tobytes() != its["vector_hash"]:
             differ.append("features")
         elif its["provider"] == CPU and its["model_id"] == self._model.id:
-            self._report.checked["C8"] += 1
-            if np.float32(its["score"]) != self._model.scores(row)[0]:
-                text = f"score {its['score']!r}, the model gives another for its features"
-                self._report.add("C8", self._topics["alerts"], self._partition, record.offset, text)
+            self._rows.append((its["features"], its["score"], record.offset))
         if differ:
             self._wrong(record.offset, f"source {source}: other than expected: {', '.join(differ)}")
 
     def check_rest(self, scores: Mapping[int, Score]) -> None:
-        """Alerts without a score."""
+        """Alerts without a score; and C8 of all alerts, whose vectors are in them."""
+        for first in range(0, len(self._rows), ROWS_AT_ONCE):
+            some = self._rows[first : first + ROWS_AT_ONCE]
+            found = self._model.scores(np.array([row for row, _, _ in some], np.float32))
+            for score, (_, said, at) in zip(found, some, strict=True):
+                self._report.checked["C8"] += 1
+                if np.float32(said) != score:
+                    text = f"score {said!r}, the model gives {float(score)!r} for its features"
+                    name = self._topics["alerts"]
+                    self._report.add("C8", name, self._partition, at, text)
         for source, record in self.records.items():
             if source not in scores:
                 self._wrong(record.offset, f"an alert of source {source}, which has no score")

@@ -7,10 +7,10 @@ inverse; a line that was cut off by a kill counts for nothing.
 import threading
 from pathlib import Path
 
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import TopicPartition
 
 from verify.evidence import CannotDecide
-from verify.kafka import Consumers, record_of
+from verify.kafka import AT_END, Consumers, record_of
 from verify.laws import OUTPUTS, Seen, checksum
 from verify.settings import Settings
 
@@ -51,7 +51,7 @@ class Watch:
                     its = (message.topic(), message.partition())
                     error = message.error()
                     if error is not None:
-                        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- librdkafka's own name
+                        if error.code() == AT_END:
                             ended.add(its)
                         continue  # a broker that is away comes back
                     ended.discard(its)

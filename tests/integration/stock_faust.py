@@ -1,7 +1,8 @@
 """A stock Faust app with `exactly_once` on aiokafka: what Riskwire does not build on; a program.
 
 Reads transactions and sends one score for each, of the schema that the checker reads. Arguments:
-bootstrap, application id, topic of transactions, topic of scores, partitions, id of the model, a directory of its own.
+bootstrap, application id, topic of transactions, topic of scores, partitions, id of the model, a
+directory of its own.
 """
 
 import io

@@ -324,5 +324,5 @@ class Deployment:
 async def run(deployment: Deployment, done: Callable[[], bool] | None = None) -> World:
     """Let a worker work until it is done, and stop it."""
     async with deployment.running():
-        await until(done or deployment.is_done, 20)
+        await until(done or deployment.is_done, 90)
     return deployment.world
