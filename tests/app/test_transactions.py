@@ -203,3 +203,20 @@ async def test_at_most_so_many_records_wait(bench: Bench) -> None:
     assert len(bench.delivery._waiting) == 1
     bench.transactors[0].holding.set()
     await until(lambda: bench.source.commits == {AT: 181})
+
+
+async def test_at_most_so_many_bytes_wait(bench: Bench) -> None:
+    """Also of batches that send nothing: what they came of is in memory all the same."""
+    delivery, ledger = bench.delivery, bench.intake.ledger
+    bench.transactors[0].holding.clear()
+    tickets = [ledger.begin({AT: offset}) for offset in (1, 2, 3, 4)]
+    nothing = Outbound((), (), "in")
+    large = Output(0, lambda: nothing, nbytes=40 << 20)
+    assert await delivery.send(Output(1, lambda: nothing), tickets[0])
+    await until(lambda: not delivery._waiting)  # the thread took it, and its transaction hangs
+    assert await delivery.send(large, tickets[1])
+    waiting = asyncio.create_task(delivery.send(large, tickets[2]))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    bench.transactors[0].holding.set()
+    assert await asyncio.wait_for(waiting, 10)
