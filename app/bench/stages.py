@@ -161,7 +161,7 @@ def _stages(
 
 
 def _level(its: Load, n: int, size: int, level: int) -> float:
-    """CPU µs a transaction of the whole pipeline at a level of shedding, all entities in memory."""
+    """CPU µs a transaction of the whole pipeline at a level of shedding, entities in memory."""
     timing, blobs = state_of(its)
     live, scorer = _live(timing, blobs), load_scorer(None, CPU)
     batches = list(_batches(its, 2 * n, size))
