@@ -98,7 +98,7 @@ class TransactionalDelivery:
                     raise BrokerUnavailable(f"a transaction does not end: {STUCK_S} s and more")
                 if not self._intake.ledger.is_open(ticket):
                     return False
-                fits = not self._records or (
+                fits = not self._waiting or (
                     self._records + output.count <= self._records_max
                     and self._bytes + output.nbytes <= self._bytes_max
                 )

@@ -71,7 +71,7 @@ def advance_alone(
     event_time_us: Int64s,
     amount_minor: Int64s,
     out: Float32s,
-    windows: bool,
+    windows: bool,  # noqa: FBT001 -- compiled loops know no keywords
 ) -> None:
     """Leave the state as `advance` does, with vectors that know nothing of terminals.
 

@@ -3,10 +3,12 @@
 First the peak: the worker drains a full topic, all of it scored in full. Then the burst: payments
 come at a multiple of that, while the worker's memory, goodput, ages and assignment are watched; and
 after it, how long it takes until no record waits a second. Kafka, Redis, sender and worker share
-this machine, so the sender is part of the load. Raises ConfigError or Unavailable.
+this machine, so the sender is part of the load, and whatever else runs: the cores that the worker
+got are told beside what it did with them. Raises ConfigError or Unavailable.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +40,7 @@ PEAK_RECORDS, WARM_SHARE = 1_500_000, 0.3
 GOODPUT_MIN, CALM_S = 0.9, 1.0
 SAMPLE_S, DRAIN_TIMES = 1.0, 5.0
 START_S, PEAK_S_MAX = 120.0, 300.0
-_LINE = re.compile(r"^riskwire_(\w+?)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_LINE = re.compile(r"^(?:riskwire_)?(\w+?)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Sample:
     rss: int
     rss_max: int
     rebalances: float
+    cpu_s: float
     shed: Mapping[str, float]
 
 
@@ -76,12 +79,13 @@ def run(
         _pour(settings, "--records", str(PEAK_RECORDS))
         say(f"the peak: draining {PEAK_RECORDS:,} transactions")
         with _worker(settings, place) as worker:
-            peak = _peak(worker, settings)
+            peak, peak_cores = _peak(worker, settings)
         say(f"{peak:,.0f}/s; now {factor:g} times that, for {seconds:g} s")
         settings = settings.model_copy(update={"shed_after_ms": shed_after_ms})
         with _worker(settings, place) as worker:
             samples, sent, burst_s = _burst(worker, settings, factor * peak, seconds, say)
-    return summary(samples, peak, sent, burst_s, memory_cap(settings).total)
+    report = summary(samples, peak, sent, burst_s, memory_cap(settings).total)
+    return report | {"peak_cores": peak_cores, "load_1min": round(os.getloadavg()[0], 1)}
 
 
 def _settings(bootstrap: str, redis_url: str) -> Settings:
@@ -150,12 +154,16 @@ def look(worker: WorkerProcess, settings: Settings, began_s: float) -> Sample:
         rss,
         rss_max,
         sum(found["rebalances_total"].values()),
+        found["process_cpu_seconds_total"][""],
         {labels[-2]: count for labels, count in found["shed_total"].items()},
     )
 
 
-def _peak(worker: WorkerProcess, settings: Settings) -> float:
-    """Scores a second, from when rows of the state are full to the end of the topic."""
+def _peak(worker: WorkerProcess, settings: Settings) -> tuple[float, float]:
+    """Scores a second, and the cores that the worker got for them.
+
+    From when rows of the state are full to the end of the topic.
+    """
     began_s = time.monotonic()
     samples = [look(worker, settings, began_s)]
     while samples[-1].scored < PEAK_RECORDS:
@@ -167,7 +175,11 @@ def _peak(worker: WorkerProcess, settings: Settings) -> float:
     last = [s for s in samples if s.scored < PEAK_RECORDS][-1]  # the worker was busy until then
     if last.at_s <= warm.at_s:
         raise Unavailable("the topic was drained too quickly to say how quickly")
-    return (last.scored - warm.scored) / (last.at_s - warm.at_s)
+    return (last.scored - warm.scored) / (last.at_s - warm.at_s), _cores(warm, last)
+
+
+def _cores(since: Sample, until: Sample) -> float:
+    return round((until.cpu_s - since.cpu_s) / (until.at_s - since.at_s), 2)
 
 
 def _burst(
@@ -212,6 +224,7 @@ def summary(
         "sent_per_s": round(sent / burst_s),
         "goodput_per_s": round(goodput),
         "goodput_share": round(goodput / peak, 3),
+        "goodput_cores": _cores(first, end),
         "rss_max": last.rss_max,
         "rss_first": first.rss,
         "memory_cap": cap,
@@ -238,15 +251,17 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     shed = ", ".join(f"level {level}: {n:,}" for level, n in report["shed"].items())
     calm = report["calm_after_s"]
     for name, said in (
-        ("peak, in full", f"{report['peak_per_s']:,}/s"),
+        ("peak, in full", f"{report['peak_per_s']:,}/s on {report['peak_cores']:g} cores"),
         ("sent", f"{report['sent_per_s']:,}/s for {report['burst_s']:.0f} s"),
-        ("goodput", f"{report['goodput_per_s']:,}/s, {report['goodput_share']:.0%} of the peak"),
+        ("goodput", f"{report['goodput_per_s']:,}/s on {report['goodput_cores']:g} cores"),
+        ("of the peak", f"{report['goodput_share']:.0%}"),
         ("memory", f"{report['rss_max'] / mib:,.0f} MiB at most"),
         ("its cap", f"{report['memory_cap'] / mib:,.0f} MiB"),
         ("rebalances", f"{report['rebalances']}"),
         ("shed", f"{shed} of {report['scored']:,}"),
         ("oldest record, s", "  ".join(f"{at}: {age:g}" for at, age in report["age_s"])),
         ("no record waits 1 s", "never" if calm is None else f"{calm:.0f} s after the burst"),
+        ("load of the machine", f"{report['load_1min']:g}"),
         ("missed", ", ".join(report["missed"]) or "nothing"),
     ):
         table.add_row(name, said)

@@ -6,6 +6,7 @@ once); the second pass, which is shown beside it, finds them all. Writing the st
 the worker does it, every so many batches. `kernel alone` is features.kernel on one partition.
 """
 
+import asyncio
 import time
 from collections import Counter
 from typing import Any
@@ -16,18 +17,22 @@ from rich.table import Table
 
 import schemas
 from app import decode
-from app.adapters.memory import MemoryStore
+from app.adapters.memory import MemoryRegistry, MemoryStore
 from app.adapters.onnx import CPU, OnnxScorer, load_scorer
+from app.backoff import Backoff
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import Load, load, state_of
 from app.decide import decide, reasons
 from app.demo.traffic import encoded
 from app.emit import Provenance, Route, Scored, emit
+from app.enrich import Enrich
 from app.latency import Instants
 from app.live import Live
 from app.meta import Meta
 from app.partitioner import partition_of
+from app.pipeline import Parts, process
 from app.records import Int64s, Ragged, RecordBatch
+from app.shed import FULL, RULE, WITHOUT_TERMINAL, Shedding
 from features import kernel
 from features.blob import meta_key
 from features.contract import REPLAY, WIDTH
@@ -36,6 +41,8 @@ from features.xxh64 import vector_hash
 
 FLUSH_BATCHES = 100
 KERNEL_ROWS = 100_000
+LEVELS = (FULL, WITHOUT_TERMINAL, RULE)
+AMOUNT_MINOR = 22_000  # the default of RISKWIRE_SHED_AMOUNT_MINOR
 LIMITS = decode.Limits(16_384, 32, 8192, 300_000_000)
 WRITERS = decode.Writers()
 STAGES = (
@@ -64,6 +71,7 @@ def run(records: int, batch: int) -> dict[str, Any]:
                 for image in images:
                     live.flushed(image)
         report[name] = {stage: round(spent[stage] / n * 1e6, 3) for stage in STAGES} | dict(counts)
+    report["levels"] = {str(level): _level(its, records, batch, level) for level in LEVELS}
     report["kernel alone"] = {str(size): _kernel(its, size) for size in (256, 2048)}
     return report
 
@@ -78,6 +86,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         table.add_row(stage, *row)
     console.print(table)
     alone = ", ".join(f"{us:.2f} in batches of {n}" for n, us in report["kernel alone"].items())
+    shed = ", ".join(f"{us:.2f} at level {level}" for level, us in report["levels"].items())
+    console.print(f"all of it, by level of shedding: {shed}")
     console.print(f"kernel alone, one partition: {alone}; model: {report['model']}")
 
 
@@ -148,6 +158,49 @@ def _stages(
     emit(records, scored, [], source, Route("scores", "alerts", "dead-letters"))
     done("emit")
     counts["alerts"] += len(alerted)
+
+
+def _level(its: Load, n: int, size: int, level: int) -> float:
+    """CPU µs a transaction of the whole pipeline at a level of shedding, entities in memory."""
+    timing, blobs = state_of(its)
+    live, scorer = _live(timing, blobs), load_scorer(None, CPU)
+    batches = list(_batches(its, 2 * n, size))
+    parts = Parts(
+        decode=decode.decode,
+        writers=WRITERS,
+        limits=LIMITS,
+        registry=MemoryRegistry(),
+        enrich=Enrich(live, MemoryStore(blobs), lambda: its.now_us, Backoff(), _no_room),
+        scorer=scorer,
+        policy=scorer.policy,
+        explainer=scorer.explainer,
+        route=Route("scores", "alerts", "dead-letters"),
+        clock=lambda: its.now_us,
+        backoff=Backoff(),
+        shedding=Level(1, AMOUNT_MINOR, level),
+    )
+
+    async def run_all(batches: list[RecordBatch]) -> None:
+        for records in batches:
+            await process(records, parts)
+
+    half = len(batches) // 2
+    asyncio.run(run_all(batches[:half]))
+    began = time.process_time()
+    asyncio.run(run_all(batches[half:]))
+    return round((time.process_time() - began) / sum(map(len, batches[half:])) * 1e6, 3)
+
+
+class Level(Shedding):
+    """One level, however old records are."""
+
+    def at(self, age_us: int) -> int:  # noqa: ARG002 -- see there
+        """See `Shedding.at`."""
+        return self.level
+
+
+async def _no_room() -> None:
+    raise RuntimeError("the state is too small for the benchmark")
 
 
 def _kernel(its: Load, size: int) -> float:

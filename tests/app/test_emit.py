@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -296,3 +297,21 @@ def test_latency_times_are_microseconds() -> None:
     out = _emit([{}])
     score = _read("risk_score", out.columns[0].values[0])
     assert _micros(score, "emitted") == INSTANTS.emitted_us
+
+
+@pytest.mark.parametrize("name", ["risk_score", "risk_alert"])
+def test_shed_may_be_missing_on_either_side(name: str) -> None:
+    """The last field, with a default: who writes or reads without it still understands."""
+    new = schemas.load(name)
+    fields = json.loads(new.text)
+    assert fields["fields"].pop()["name"] == "shed"
+    old = schemas.parse(json.dumps(fields))
+    columns = _emit([{}], [1], [0.75], shed=2).columns[["risk_score", "risk_alert"].index(name)]
+    value = (columns.values[0] or b"")[10:]
+    read: Any = fastavro.schemaless_reader(io.BytesIO(value), new.parsed, old.parsed)
+    assert "shed" not in read
+    assert read["degraded"] is False
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, old.parsed, read)
+    again: Any = fastavro.schemaless_reader(io.BytesIO(out.getvalue()), old.parsed, new.parsed)
+    assert again["shed"] == 0

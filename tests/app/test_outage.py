@@ -206,7 +206,9 @@ async def test_partitions_given_up_meanwhile_are_not_written(bench: Bench) -> No
     bench.add(5, 2)
     await until(lambda: bench.source.commits == {AT: 7})
     assert bench.worker.ownership.live.lacking.partitions == {0}
-    bench.worker.parts.enrich.outage.returned = lambda: None  # type: ignore[union-attr]  # it is there
+    outage = bench.worker.parts.enrich.outage
+    assert outage is not None
+    outage.returned = lambda: None
     bench.store.away = False
     await asyncio.to_thread(bench.source.revoke)
     assert bench.store.blobs == before

@@ -22,7 +22,7 @@ def sample(at_s: float, scored: float, age_s: float, **more: float) -> Sample:
     """A look at a worker of 500 MiB."""
     rss = int(more.get("rss", 500) * MIB)
     shed = {"1": scored / 4, "2": 0.0}
-    return Sample(at_s, scored, age_s, rss, rss, more.get("rebalances", 1), shed)
+    return Sample(at_s, scored, age_s, rss, rss, more.get("rebalances", 1), at_s / 2, shed)
 
 
 def calm(**more: float) -> list[Sample]:
@@ -41,8 +41,14 @@ def test_a_run_that_meets_its_goals() -> None:
     assert (report["calm_after_s"], report["rebalances"]) == (10, 0)
     assert report["shed"] == {"1": 500, "2": 0}
     out = io.StringIO()
-    show(report, Console(file=out, width=120))
-    for part in ("500 MiB at most", "95% of the peak", "level 1: 500", "10 s after the burst"):
+    show(report | {"peak_cores": 1.0, "load_1min": 2.5}, Console(file=out, width=120))
+    for part in (
+        "500 MiB at most",
+        "95%",
+        "100/s on 0.5 cores",
+        "level 1: 500",
+        "10 s after the burst",
+    ):
         assert part in out.getvalue()
 
 

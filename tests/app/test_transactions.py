@@ -272,3 +272,20 @@ async def test_a_new_id_holds_from_the_next_transaction_on(bench: Bench) -> None
     assert first.closed
     assert len(second.committed) == 1
     assert bench.owner.claims == 1
+
+
+async def test_at_most_so_many_bytes_wait(bench: Bench) -> None:
+    """Also of batches that send nothing: what they came of is in memory all the same."""
+    delivery, ledger = bench.delivery, bench.intake.ledger
+    bench.transactors[0].holding.clear()
+    tickets = [ledger.begin({AT: offset}) for offset in (1, 2, 3, 4)]
+    nothing = Outbound((), (), "in")
+    large = Output(0, lambda: nothing, nbytes=40 << 20)
+    assert await delivery.send(Output(1, lambda: nothing), tickets[0])
+    await until(lambda: not delivery._waiting)  # the thread took it, and its transaction hangs
+    assert await delivery.send(large, tickets[1])
+    waiting = asyncio.create_task(delivery.send(large, tickets[2]))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    bench.transactors[0].holding.set()
+    assert await asyncio.wait_for(waiting, 10)
