@@ -15,7 +15,7 @@ def chaos(
         Literal["native", "objects"], typer.Option(help="The workers' transport.")
     ] = "native",
     scale: Annotated[
-        float, typer.Option(min=0.01, max=10, help="That share of transactions and faults.")
+        float, typer.Option(min=0.001, max=10, help="That share of transactions and faults.")
     ] = 1.0,
     count: Annotated[
         list[str] | None, typer.Option(help="Another number of a kind: kill=2; may be repeated.")

@@ -98,6 +98,7 @@ def lay(name: str, nth: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # what holds again when the process ends
     faulthandler.register(signal.SIGUSR1)
     if len(sys.argv) > 1:
         lay(sys.argv[1], int(sys.argv[2]))

@@ -21,7 +21,7 @@ from app.errors import ConfigError, Unavailable
 
 VERSION = "4.3.1"
 JAVA_MAJOR_MIN = 17
-FETCH_TIMEOUT_S = 600
+FETCH_TIMEOUT_S, START_TIMEOUT_S = 600, 180.0
 HEAP = "-Xmx512m"
 POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
@@ -126,7 +126,13 @@ class JvmKafka(Server):
         tool = [java, "-XX:TieredStopAtLevel=1", level, "-cp", classpath]
         _format(tool, cluster_id or new_cluster_id(), settings, log)
         command = [java, heap, level, "-cp", classpath, "kafka.Kafka", str(settings)]
-        super().__init__(self.kind, command, log, lambda: listens(port) and answers(bootstrap))
+        super().__init__(
+            self.kind,
+            command,
+            log,
+            lambda: listens(port) and answers(bootstrap),
+            start_timeout_s=START_TIMEOUT_S,
+        )
 
 
 def new_cluster_id() -> str:
