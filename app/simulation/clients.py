@@ -360,7 +360,7 @@ class SimulatedWatermarks:
             await asyncio.sleep(its.between(1_000, REQUEST_US) / 1e6)
             raise BrokerUnavailable("nothing is heard of the watermarks' end")
         found = {}
-        while connection.cluster.is_marking():
+        while connection.cluster.is_marking():  # noqa: ASYNC110 -- as a client polls
             await asyncio.sleep(RETRY_US / 1e6)
         for p, at in starts.items():
             log = connection.cluster.log((WATERMARKS, p))

@@ -47,6 +47,7 @@ class Known:
         self, offsets: Mapping[Position, int], still: Callable[[], bool], *, but_one: bool = False
     ) -> bool:
         """See `Commits.confirmed`; False at once if it `refuses`."""
+        del but_one
         self.asked.append(dict(offsets))
         async with asyncio.timeout(5):
             while not self.refuses and still():

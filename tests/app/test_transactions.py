@@ -203,3 +203,18 @@ async def test_at_most_so_many_records_wait(bench: Bench) -> None:
     assert len(bench.delivery._waiting) == 1
     bench.transactors[0].holding.set()
     await until(lambda: bench.source.commits == {AT: 181})
+
+
+async def test_who_stops_in_doubt_commits_nothing_more(bench: Bench) -> None:
+    """What waits comes after what is in doubt: its offsets would say that both went out."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.transactors[0].failing = "before"
+    bench.add(3, 2)
+    await until(lambda: bench.delivery.failing)
+    bench.add(5, 2)
+    await until(lambda: len(bench.delivery._waiting) == 1)
+    await bench.intake.stop()
+    await asyncio.to_thread(bench.delivery._thread.join, 5)
+    assert not bench.delivery._thread.is_alive()
+    assert bench.source.commits == {AT: 3}
