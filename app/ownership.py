@@ -74,6 +74,7 @@ class Ownership:
         self.announcer: Announcer | None = None
         self.transactional_id = ""
         """What this worker writes under now, if it writes in transactions."""
+        self._in_doubt: set[str] = set()
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
@@ -86,6 +87,14 @@ class Ownership:
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def begin(self, transactional_id: str) -> None:
+        """Write under this id from now on.
+
+        What the last one began is in doubt until it is fenced, also where Redis has lost that id.
+        """
+        self._in_doubt |= {self.transactional_id} - {""}
+        self.transactional_id = transactional_id
 
     def start(self, commits: Commits) -> None:
         """See `StateOwner.start`: flushes now and then from now on."""
@@ -132,7 +141,7 @@ class Ownership:
         """End former owners' transactions, clear what cannot be used, read the watermarks."""
         keys = [meta_key(self.live.namespace, partition) for partition in partitions]
         starts: dict[int, int] = {}
-        former: set[str] = set()
+        former = set(self._in_doubt)
         values = await self._store.fetch(keys)
         for partition, key, value in zip(partitions, keys, values, strict=True):
             meta = Meta.parse(value)
@@ -145,6 +154,7 @@ class Ownership:
         for transactional_id in sorted(former - {"", self.transactional_id}):
             log.info("a former owner is fenced", transactional_id=transactional_id)
             await asyncio.to_thread(self._fencer, transactional_id)
+            self._in_doubt.discard(transactional_id)
         return await self._marks.read(starts)
 
     async def _clear(self, key: bytes, value: bytes | None, epoch: int) -> None:

@@ -147,14 +147,11 @@ def _delivery(
     if settings.delivery == "at_least_once":
         return Delivery(partial(open_sink, settings, transport), intake)
 
-    def began(transactional_id: str) -> None:
-        ownership.transactional_id = transactional_id
-
     return TransactionalDelivery(
         partial(open_transactor, settings, transport),
         intake,
         f"{settings.group_id}.{_worker_id(settings)}",
-        began,
+        ownership.begin,
         settings.inflight_records_max,
     )
 

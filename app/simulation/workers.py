@@ -193,11 +193,8 @@ class Host:
             ownership,
         )
 
-        def began(transactional_id: str) -> None:
-            ownership.transactional_id = transactional_id
-
         delivery = TransactionalDelivery(
-            transactor, intake, f"{GROUP}.{self.name}", began, knobs.inflight_records_max
+            transactor, intake, f"{GROUP}.{self.name}", ownership.begin, knobs.inflight_records_max
         )
         labels = LabelParts(TOPICS[1], LABEL_WRITERS)
         worker = Worker(parts, metrics, intake, ownership, labels, delivery)

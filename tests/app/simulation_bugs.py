@@ -155,6 +155,15 @@ def _not_while_flushing(self: Any) -> bool:
     return bool(self._rewind.is_set() or self._going_back)
 
 
+def forget_ids_in_doubt(patch: Patch) -> None:
+    """Found by the simulation: where Redis has lost an own id that is in doubt, nobody fences it."""
+
+    def begin(self: Any, transactional_id: str) -> None:
+        self.transactional_id = transactional_id
+
+    patch.setattr(Ownership, "begin", begin)
+
+
 def go_on_after_a_stop_in_doubt(patch: Patch) -> None:
     """Found by the simulation: who stops does not go back, but commits what comes after."""
     plain = TransactionalDelivery._doubt
