@@ -204,6 +204,7 @@ class Loop:
 
     def begin(self, main: Coroutine[Any, Any, None]) -> None:
         """Let the loop run until this is done."""
+        self._world.coroutines.append(main)
         self._task = self._world.spawn(self._process, lambda: self._run(main), "loop")
         self._task.loop = self.is_itself
 
@@ -304,6 +305,7 @@ def _run_coroutine_threadsafe(
     work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
 ) -> Future:
     future = Future()
+    world().coroutines.append(work)
 
     def begin() -> None:
         asyncio.futures._chain_future(loop.create_task(work), future)  # type: ignore[attr-defined]  # noqa: SLF001 -- as asyncio does

@@ -60,7 +60,7 @@ _ROUTE = Route(SCORES, ALERTS, LETTERS)
 
 
 class Silent:
-    """Metrics that nobody reads: whatever is asked of it, it is that."""
+    """Metrics that nobody reads."""
 
     def __getattr__(self, _: str) -> "Silent":
         return self
@@ -69,7 +69,7 @@ class Silent:
         return self
 
     def __call__(self, *_: object, **__: object) -> None:
-        pass
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)

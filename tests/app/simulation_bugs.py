@@ -156,7 +156,7 @@ def _not_while_flushing(self: Any) -> bool:
 
 
 def forget_ids_in_doubt(patch: Patch) -> None:
-    """Found by the simulation: where Redis has lost an own id that is in doubt, nobody fences it."""
+    """Found by the simulation: where Redis has lost an own id in doubt, nobody fences it."""
 
     def begin(self: Any, transactional_id: str) -> None:
         self.transactional_id = transactional_id
