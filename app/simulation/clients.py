@@ -9,6 +9,7 @@ the time-out. An EndTxn may also arrive after its sender has given it up.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from app.errors import BrokerUnavailable
@@ -297,7 +298,7 @@ class SimulatedTransactor:
         for outbound in outbounds:
             records = _records(outbound)
             if records:
-                ask(lambda its=records: cluster.produce(name, self._epoch, its))  # type: ignore[misc]
+                ask(partial(cluster.produce, name, self._epoch, records))
         if offsets:
 
             def send() -> None:

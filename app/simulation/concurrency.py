@@ -5,7 +5,7 @@ itself is the one that runs in production. Whatever would wait lets the world's 
 who goes on; what would take a lock gives it the choice too.
 """
 
-# ruff: noqa: D102 -- the methods are those of threading's and asyncio's own classes
+# ruff: noqa: ARG002, D102, FBT001, FBT002, SLF001 -- the methods of threading and asyncio
 
 import asyncio
 import concurrent.futures
@@ -77,7 +77,7 @@ class Semaphore:
     def __init__(self, value: int = 1) -> None:
         self._value, self._waiters = value, _Waiters()
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- as in threading
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         world().maybe_pause()
         if not self._waiters.until(lambda: self._value > 0, timeout if blocking else 0):
             return False
@@ -214,7 +214,7 @@ class Loop:
             while self._ready:
                 handle = self._ready.popleft()
                 if not handle.cancelled():
-                    handle._run()  # noqa: SLF001 -- as asyncio does
+                    handle._run()
                 if self._world.random.random() < LOOP_PAUSES:
                     self._world.pause()
             if not whole.done():
@@ -236,7 +236,7 @@ class Loop:
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self.is_itself)
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:  # noqa: ARG002 -- as asyncio
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
         return asyncio.Task(coro, loop=self.is_itself)
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
@@ -308,7 +308,8 @@ def _run_coroutine_threadsafe(
     world().coroutines.append(work)
 
     def begin() -> None:
-        asyncio.futures._chain_future(loop.create_task(work), future)  # type: ignore[attr-defined]  # noqa: SLF001 -- as asyncio does
+        chain: Any = asyncio.futures
+        chain._chain_future(loop.create_task(work), future)
 
     loop.call_soon_threadsafe(begin)
     return future

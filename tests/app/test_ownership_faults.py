@@ -5,11 +5,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from app import ownership
 from app.live import StateError
+from app.meta import Meta
 from app.watermarks import Watermark
 from features.state import TRANSACTIONS
 from tests.app.builders import T0
-from tests.app.test_ownership import Bench, bench
+from tests.app.test_intake import until
+from tests.app.test_ownership import PARTITIONS, Bench, bench
 
 __all__ = ["bench"]
 
@@ -62,3 +65,28 @@ async def test_a_claim_whose_answer_was_lost_and_a_flush(bench: Bench) -> None:
     assert await one.claim(0) is None
     await one.its.flush()
     assert await one.own(0)
+
+
+async def test_an_own_id_in_doubt_is_fenced_also_where_redis_has_lost_it(bench: Bench) -> None:
+    """Its transaction may still be open, and nobody else knows of it; once is enough."""
+    one = bench.owner("w1")
+    one.its.begin("g.w1.first")
+    await one.own(0)
+    assert bench.fenced == []
+    one.its.begin("g.w1.second")
+    bench.store.blobs.clear()
+    assert await one.fence(0)
+    assert await one.fence(0)
+    assert bench.fenced == ["g.w1.first"]
+
+
+async def test_long_fencing_is_done_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer's thread is let go meanwhile, and what is under way is not begun anew."""
+    monkeypatch.setattr(ownership, "FENCE_S", 0.0)
+    one = bench.owner("w1")
+    bench.store.put(0, Meta(PARTITIONS, 3, "w0", released=False, transactional_id="g.w0"))
+    assert not await one.fence(0)
+    await until(lambda: bench.fenced)
+    await asyncio.sleep(0.05)
+    assert await one.fence(0)
+    assert bench.fenced == ["g.w0"]
