@@ -120,11 +120,9 @@ class SimulatedSource:
             self._group.join(self)
 
     def _watch(self) -> None:
-        if self._closed:
-            return
         if self.process.is_silent:
-            self._group.fell_silent(self)
-        else:
+            self._group.fell_silent(self)  # also who could not say that it leaves
+        elif not self._closed:
             self._group.heard_again(self)
 
     def may_join(self) -> bool:
