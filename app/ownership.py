@@ -87,6 +87,7 @@ class Ownership:
         """What this worker writes under now, if it writes in transactions."""
         self.renew: Callable[[], None] = lambda: None
         """Makes that another; called where a partition was given up unreleased."""
+        self._in_doubt: set[str] = set()
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
         self._moving: set[int] = set()
@@ -103,6 +104,14 @@ class Ownership:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
+
+    def begin(self, transactional_id: str) -> None:
+        """Write under this id from now on.
+
+        What the last one began is in doubt until it is fenced, also where Redis has lost that id.
+        """
+        self._in_doubt |= {self.transactional_id} - {""}
+        self.transactional_id = transactional_id
 
     def start(self, commits: Commits) -> None:
         """See `StateOwner.start`: flushes now and then from now on."""
@@ -153,7 +162,7 @@ class Ownership:
         """End former owners' transactions, fill anew what cannot be used, read the watermarks."""
         keys = [meta_key(self.live.namespace, partition) for partition in partitions]
         starts: dict[int, int] = {}
-        former: set[str] = set()
+        former = set(self._in_doubt)
         values = await self._store.fetch(keys)
         for partition, value in zip(partitions, values, strict=True):
             meta = Meta.parse(value)
@@ -172,6 +181,7 @@ class Ownership:
         for transactional_id in sorted(former - {"", self.transactional_id}):
             log.info("a former owner is fenced", transactional_id=transactional_id)
             await asyncio.to_thread(self._fencer, transactional_id)
+            self._in_doubt.discard(transactional_id)
         return await self._marks.read(starts)
 
     async def _fill_anew(self, partition: int, value: bytes | None) -> Meta:

@@ -207,14 +207,11 @@ def _delivery(
     if settings.delivery == "at_least_once":
         return Delivery(partial(open_sink, settings, transport), intake)
 
-    def began(transactional_id: str) -> None:
-        ownership.transactional_id = transactional_id
-
     delivery = TransactionalDelivery(
         partial(open_transactor, settings, transport),
         intake,
         f"{settings.group_id}.{settings.worker_name()}",
-        began,
+        ownership.begin,
         settings.inflight_records_max,
         settings.inflight_bytes_max,
     )

@@ -9,6 +9,7 @@ the time-out. An EndTxn may also arrive after its sender has given it up.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from app.errors import BrokerUnavailable
@@ -119,11 +120,9 @@ class SimulatedSource:
             self._group.join(self)
 
     def _watch(self) -> None:
-        if self._closed:
-            return
         if self.process.is_silent:
-            self._group.fell_silent(self)
-        else:
+            self._group.fell_silent(self)  # also who could not say that it leaves
+        elif not self._closed:
             self._group.heard_again(self)
 
     def may_join(self) -> bool:
@@ -297,7 +296,7 @@ class SimulatedTransactor:
         for outbound in outbounds:
             records = _records(outbound)
             if records:
-                ask(lambda its=records: cluster.produce(name, self._epoch, its))  # type: ignore[misc]
+                ask(partial(cluster.produce, name, self._epoch, records))
         if offsets:
 
             def send() -> None:
@@ -360,7 +359,7 @@ class SimulatedWatermarks:
             await asyncio.sleep(its.between(1_000, REQUEST_US) / 1e6)
             raise BrokerUnavailable("nothing is heard of the watermarks' end")
         found = {}
-        while connection.cluster.is_marking():
+        while connection.cluster.is_marking():  # noqa: ASYNC110 -- as a client polls
             await asyncio.sleep(RETRY_US / 1e6)
         for p, at in starts.items():
             log = connection.cluster.log((WATERMARKS, p))

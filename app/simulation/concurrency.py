@@ -5,6 +5,8 @@ itself is the one that runs in production. Whatever would wait lets the world's 
 who goes on; what would take a lock gives it the choice too.
 """
 
+# ruff: noqa: ARG002, D102, FBT001, FBT002, SLF001 -- the methods of threading and asyncio
+
 import asyncio
 import concurrent.futures
 import importlib
@@ -12,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from app.simulation.world import Process, Task, World
 
@@ -75,7 +77,7 @@ class Semaphore:
     def __init__(self, value: int = 1) -> None:
         self._value, self._waiters = value, _Waiters()
 
-    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 -- as in threading
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         world().maybe_pause()
         if not self._waiters.until(lambda: self._value > 0, timeout if blocking else 0):
             return False
@@ -95,9 +97,6 @@ class Semaphore:
 
 class Lock(Semaphore):
     """See `threading.Lock`."""
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: FBT001, FBT002 -- as in threading
-        return super().acquire(blocking, None if timeout < 0 else timeout)
 
 
 class Event:
@@ -155,7 +154,7 @@ class Thread:
     """See `threading.Thread`; belongs to the process of who makes it."""
 
     def __init__(self, target: Callable[[], None], name: str, **_: object) -> None:
-        self._target, self._name, self._task = target, name, None
+        self._target, self._name = target, name
         its = world().current
         assert its is not None, "made by a task"  # noqa: S101 -- our own order
         self._process = its.process
@@ -191,33 +190,36 @@ class Future(concurrent.futures.Future[Any]):
         return super().result(0)
 
 
-class Loop(asyncio.AbstractEventLoop):
-    """An event loop in a task; asyncio's own tasks, locks and queues run on it."""
+class Loop:
+    """An event loop in a task; asyncio's own tasks, locks and queues run on it.
+
+    It has what these ask for of `asyncio.AbstractEventLoop`, and `is_itself` is it by that name.
+    """
 
     def __init__(self, process: Process) -> None:
         self._process, self._world = process, process.world
         self._ready: deque[asyncio.Handle] = deque()
         self._task: Task | None = None
-        self._main: asyncio.Task[None] | None = None
+        self.is_itself = cast("asyncio.AbstractEventLoop", self)
 
     def begin(self, main: Coroutine[Any, Any, None]) -> None:
         """Let the loop run until this is done."""
+        self._world.coroutines.append(main)
         self._task = self._world.spawn(self._process, lambda: self._run(main), "loop")
-        self._task.loop = self
+        self._task.loop = self.is_itself
 
     def _run(self, main: Coroutine[Any, Any, None]) -> None:
-        self._main = self.create_task(main)
-        self._main.add_done_callback(lambda _: None)
-        while not self._main.done():
+        whole = self.create_task(main)
+        while not whole.done():
             while self._ready:
                 handle = self._ready.popleft()
-                if not handle._cancelled:  # type: ignore[attr-defined]  # noqa: SLF001 -- as asyncio
-                    handle._run()  # noqa: SLF001 -- as asyncio does
+                if not handle.cancelled():
+                    handle._run()
                 if self._world.random.random() < LOOP_PAUSES:
                     self._world.pause()
-            if not self._main.done():
+            if not whole.done():
                 self._world.park()
-        self._main.result()
+        whole.result()
 
     def time(self) -> float:
         return self._world.now_us / 1e6
@@ -232,13 +234,13 @@ class Loop(asyncio.AbstractEventLoop):
         return False
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self.is_itself)
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:  # noqa: ARG002 -- as asyncio
-        return asyncio.Task(coro, loop=self)
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
+        return asyncio.Task(coro, loop=self.is_itself)
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = asyncio.Handle(callback, args, self.is_itself, context)
         self._ready.append(handle)
         return handle
 
@@ -251,7 +253,7 @@ class Loop(asyncio.AbstractEventLoop):
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = asyncio.TimerHandle(when, callback, args, self.is_itself, context)
         self._world.at(max(int(when * 1e6), self._world.now_us), self._fire, handle)
         return handle
 
@@ -303,9 +305,11 @@ def _run_coroutine_threadsafe(
     work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
 ) -> Future:
     future = Future()
+    world().coroutines.append(work)
 
     def begin() -> None:
-        asyncio.futures._chain_future(loop.create_task(work), future)  # type: ignore[attr-defined]  # noqa: SLF001 -- as asyncio does
+        chain: Any = asyncio.futures
+        chain._chain_future(loop.create_task(work), future)
 
     loop.call_soon_threadsafe(begin)
     return future

@@ -10,7 +10,7 @@ from app.simulation.group import SESSION_US, Group
 from app.simulation.kafka import Cluster
 from app.simulation.store import Server
 from app.simulation.workers import Host
-from app.simulation.world import World
+from app.simulation.world import Process, World
 
 FAULTS_US = 4_000_000
 SHARES = (0.002, 0.01, 0.05)
@@ -84,25 +84,29 @@ class Faults:
         if process and not process.is_dead and not process.is_frozen:
             process.freeze()
             us = self._world.between(10_000, 2 * SESSION_US)
-            self._world.after(us, lambda: process.is_frozen and process.thaw())
+            self._world.after(us, _thaw, process)
 
     def _stop(self) -> None:
         host = self._one()
         host.stop()
         us = self._world.between(100_000, SESSION_US)
-        self._world.after(us, lambda: self.is_over or host.start())
+        self._world.after(us, self._start_again, host)
+
+    def _start_again(self, host: Host) -> None:
+        if not self.is_over:
+            host.start()
 
     def _cut(self) -> None:
         process = self._one().process
         if process and not process.is_dead:
             process.cut_off(cut=True)
             us = self._world.between(10_000, 2 * SESSION_US)
-            self._world.after(us, lambda: process.is_dead or process.cut_off(cut=False))
+            self._world.after(us, _reconnect, process)
 
     def _broker(self) -> None:
         self._cluster.away = True
         us = self._world.between(10_000, SESSION_US)
-        self._world.after(us, setattr, self._cluster, "away", False)
+        self._world.after(us, _is_back, self._cluster)
 
     def _rebalance(self) -> None:
         self._group.rebalance()
@@ -110,10 +114,24 @@ class Faults:
     def _redis_away(self) -> None:
         self._server.away = True
         us = self._world.between(10_000, SESSION_US)
-        self._world.after(us, setattr, self._server, "away", False)
+        self._world.after(us, _is_back, self._server)
 
     def _redis_restarts(self) -> None:
         self._server.restart(age=self._world.between(0, 4))
 
     def _redis_loses(self) -> None:
         self._server.restart(age=None)
+
+
+def _is_back(what: Cluster | Server) -> None:
+    what.away = False
+
+
+def _thaw(process: Process) -> None:
+    if process.is_frozen:
+        process.thaw()
+
+
+def _reconnect(process: Process) -> None:
+    if not process.is_dead:
+        process.cut_off(cut=False)

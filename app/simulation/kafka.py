@@ -16,7 +16,7 @@ from app.errors import BrokerUnavailable
 from app.ledger import Position
 from app.simulation.world import World
 
-MARKERS_US_MAX = 30_000
+MARKERS_US_MAX, MARKERS_US_LONG = 30_000, 600_000
 TRANSACTION_US = 3_000_000
 REFUSED = "refused: "
 """How the message of an answer that is no begins; everything else is the network."""
@@ -185,7 +185,8 @@ class Cluster:
                     f"the offset of {at} goes back from {self.decided[at]} to {offset}"
                 )
             self.decided[at] = offset
-        self.world.after(self.world.between(0, MARKERS_US_MAX), self._mark, outcome, commit)
+        longest_us = MARKERS_US_LONG if self.world.chance(0.05) else MARKERS_US_MAX
+        self.world.after(self.world.between(0, longest_us), self._mark, outcome, commit)
 
     def _mark(self, outcome: Outcome, commit: bool) -> None:  # noqa: FBT001 -- of a timer
         outcome.committed = commit

@@ -1,4 +1,4 @@
-"""What must hold of a run, by the numbers of the independent checker's laws where they are the same.
+"""What must hold of a run, by the numbers of the independent checker's laws.
 
 C1 and C2: each payment's offset has exactly one score or dead letter, each outcome's none or its
 dead letter. C3: outputs are in the order of their inputs. C5: all is committed. C6: Redis holds

@@ -63,7 +63,7 @@ class Server:
                 committed = self._cluster.decided.get((topic, partition), 0)
                 if offset > committed:
                     self.world.fault(
-                        f"Redis has {topic}-{partition} up to {offset}, but {committed} is committed"
+                        f"Redis is ahead: {topic}-{partition} at {offset}, committed {committed}"
                     )
 
     def delete(self, keys: Sequence[bytes]) -> None:

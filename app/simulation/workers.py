@@ -6,7 +6,7 @@ In the place of Faust is a loop that takes batch after batch and drains where Fa
 
 import asyncio
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from app.errors import BrokerUnavailable
 from app.intake import Intake, IntakeLimits
 from app.ledger import Ledger
 from app.live import Live, StateError
-from app.metrics import Metrics
 from app.ownership import Ownership
 from app.pipeline import LabelParts, Parts
 from app.simulation.clients import (
@@ -54,7 +53,7 @@ from app.worker import Worker
 from features.contract import WIDTH, contract_id
 
 RESTART_US = 400_000
-_WEIGHTS = np.linspace(-0.5, 0.5, WIDTH).astype(np.float32) / 50
+_WEIGHTS = np.linspace(-0.01, 0.01, WIDTH).astype(np.float32)
 _SCORER = LinearScorer(_WEIGHTS, "simulated", contract_id(TIMING))
 _POLICY = Policy(0.4, 0.9)
 _ROUTE = Route(SCORES, ALERTS, LETTERS)
@@ -70,7 +69,7 @@ class Silent:
         return self
 
     def __call__(self, *_: object, **__: object) -> None:
-        pass
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ class Host:
         process.kill()
 
     def _built(self, process: Process) -> Worker:
-        knobs, metrics = self._knobs, cast("Metrics", Silent())
+        knobs, metrics = self._knobs, cast("Any", Silent())
         connection = Connection(process, self._cluster, self._network)
         store = SimulatedStore(self._server)
         live = Live(TIMING, PARTITIONS, knobs.customers_max, 16 * PARTITIONS)
@@ -194,11 +193,8 @@ class Host:
             ownership,
         )
 
-        def began(transactional_id: str) -> None:
-            ownership.transactional_id = transactional_id
-
         delivery = TransactionalDelivery(
-            transactor, intake, f"{GROUP}.{self.name}", began, knobs.inflight_records_max
+            transactor, intake, f"{GROUP}.{self.name}", ownership.begin, knobs.inflight_records_max
         )
         labels = LabelParts(TOPICS[1], LABEL_WRITERS)
         worker = Worker(parts, metrics, intake, ownership, labels, delivery)

@@ -9,7 +9,8 @@ broker's own deeds, answers on their way) are callbacks at a time, which may not
 import asyncio
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import greenlet
@@ -101,7 +102,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         """Time 0, nothing runs."""
-        self.seed, self.random = seed, random.Random(seed)
+        self.seed, self.random = seed, random.Random(seed)  # noqa: S311 -- to be drawn again
         self.now_us = 0
         self.ready: list[Task] = []
         self.trace: list[tuple[Any, ...]] = []
@@ -112,6 +113,8 @@ class World:
         self._timers: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._tasks: list[Task] = []
+        self.coroutines: list[Coroutine[Any, Any, Any]] = []
+        """They are closed in the end, also those that nobody came to begin."""
         self.main = greenlet.getcurrent()
 
     def note(self, who: str, what: str, *more: Any) -> None:
@@ -234,6 +237,10 @@ class World:
                     task.greenlet.throw(greenlet.GreenletExit)
                 except BaseException as error:  # noqa: BLE001 -- it is over anyway
                     self.note("close", repr(error))
+        for coroutine in self.coroutines:
+            with suppress(RuntimeError):  # it would wait for something on its way out
+                coroutine.close()
+        self.coroutines.clear()
         self._tasks.clear()
         self.ready.clear()
         self._timers.clear()

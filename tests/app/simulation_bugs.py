@@ -112,16 +112,10 @@ def write_whatever_redis_holds(patch: Patch) -> None:
     plain = SimulatedStore.flush
 
     async def flush(self: Any, guard: bytes, expected: Any, new: bytes, pairs: Any) -> bool:
+        del expected
         return await plain(self, guard, self._server.blobs.get(guard), new, pairs)
 
     patch.setattr(SimulatedStore, "flush", flush)
-
-
-def commits_of_former_generations(patch: Patch) -> None:
-    """The offsets of a transaction come without the group's metadata."""
-    from app.simulation.group import Group  # noqa: PLC0415 -- of this bug alone
-
-    patch.setattr(Group, "check", lambda *_: None)
 
 
 def read_from_the_commit(patch: Patch) -> None:
@@ -161,6 +155,15 @@ def _not_while_flushing(self: Any) -> bool:
     return bool(self._rewind.is_set() or self._going_back)
 
 
+def forget_ids_in_doubt(patch: Patch) -> None:
+    """Found by the simulation: where Redis has lost an own id in doubt, nobody fences it."""
+
+    def begin(self: Any, transactional_id: str) -> None:
+        self.transactional_id = transactional_id
+
+    patch.setattr(Ownership, "begin", begin)
+
+
 def go_on_after_a_stop_in_doubt(patch: Patch) -> None:
     """Found by the simulation: who stops does not go back, but commits what comes after."""
     plain = TransactionalDelivery._doubt
@@ -193,7 +196,6 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     claim_from_the_position,
     ask_for_unstable_offsets,
     write_whatever_redis_holds,
-    commits_of_former_generations,
     read_from_the_commit,
     answer_twice,
     watermarks_are_not_read,

@@ -227,3 +227,28 @@ async def test_a_consumer_that_fails_reaches_get() -> None:
     with pytest.raises(BrokerUnavailable, match="no route"):
         await asyncio.wait_for(intake.get(), 5)
     await intake.stop()
+
+
+async def test_what_a_rewind_drops_is_not_confirmed(bench: Bench) -> None:
+    """Until it has gone back, nobody may write what rests on outputs that were dropped."""
+    ticket = bench.intake.ledger.begin({AT: 0})
+    bench.owner.refuses = True  # so that it takes a while
+    confirmed = asyncio.create_task(bench.intake.confirmed({}, lambda: True))
+    await asyncio.sleep(0.05)
+    assert not confirmed.done()
+    bench.intake.go_back()
+    await until(lambda: not bench.intake.ledger.is_open(ticket))
+    assert not await asyncio.wait_for(confirmed, 5)
+    assert not await bench.intake.confirmed({}, lambda: True)
+    bench.owner.refuses = False
+
+
+async def test_who_waits_for_room_does_not_wait_for_itself(bench: Bench) -> None:
+    """A batch's own ticket cannot be done while it waits; those before it must be."""
+    before, own = (bench.intake.ledger.begin({AT: 0}) for _ in range(2))
+    confirmed = asyncio.create_task(bench.intake.confirmed({}, lambda: True, but_one=True))
+    await asyncio.sleep(0.05)
+    assert not confirmed.done()
+    bench.intake.ledger.done([before])
+    assert await asyncio.wait_for(confirmed, 5)
+    assert bench.intake.ledger.is_open(own)

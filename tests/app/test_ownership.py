@@ -51,6 +51,7 @@ class Known:
         self, offsets: Mapping[Position, int], still: Callable[[], bool], *, but_one: bool = False
     ) -> bool:
         """See `Commits.confirmed`; False at once if it `refuses`."""
+        del but_one
         self.asked.append(dict(offsets))
         async with asyncio.timeout(5):
             while not self.refuses and still():
@@ -226,18 +227,6 @@ async def test_only_former_owners_that_did_not_let_go_are_fenced(bench: Bench) -
     await one.own(0)
     assert bench.fenced == ["g.w0"]
     assert bench.store.meta(0).transactional_id == "g.w1"
-
-
-async def test_long_fencing_is_done_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The consumer's thread is let go meanwhile, and what is under way is not begun anew."""
-    monkeypatch.setattr(ownership, "FENCE_S", 0.0)
-    one = bench.owner("w1")
-    bench.store.put(0, Meta(PARTITIONS, 3, "w0", released=False, transactional_id="g.w0"))
-    assert not await one.fence(0)
-    await until(lambda: bench.fenced)
-    await asyncio.sleep(0.05)
-    assert await one.fence(0)
-    assert bench.fenced == ["g.w0"]
 
 
 @pytest.mark.parametrize("value", [b"junk", b"deleting", b'{"partitions":4}'])

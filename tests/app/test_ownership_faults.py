@@ -272,3 +272,28 @@ async def test_state_that_we_made_anew_is_nobody_elses(bench: Bench) -> None:
     assert await one.fence(0)
     assert await one.own(0)
     assert bench.store.meta(0).epoch == 3
+
+
+async def test_an_own_id_in_doubt_is_fenced_also_where_redis_has_lost_it(bench: Bench) -> None:
+    """Its transaction may still be open, and nobody else knows of it; once is enough."""
+    one = bench.owner("w1")
+    one.its.begin("g.w1.first")
+    await one.own(0)
+    assert bench.fenced == []
+    one.its.begin("g.w1.second")
+    bench.store.blobs.clear()
+    assert await one.fence(0)
+    assert await one.fence(0)
+    assert bench.fenced == ["g.w1.first"]
+
+
+async def test_long_fencing_is_done_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer's thread is let go meanwhile, and what is under way is not begun anew."""
+    monkeypatch.setattr(ownership, "FENCE_S", 0.0)
+    one = bench.owner("w1")
+    bench.store.put(0, Meta(PARTITIONS, 3, "w0", released=False, transactional_id="g.w0"))
+    assert not await one.fence(0)
+    await until(lambda: bench.fenced)
+    await asyncio.sleep(0.05)
+    assert await one.fence(0)
+    assert bench.fenced == ["g.w0"]

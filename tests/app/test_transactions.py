@@ -289,3 +289,18 @@ async def test_at_most_so_many_bytes_wait(bench: Bench) -> None:
     assert not waiting.done()
     bench.transactors[0].holding.set()
     assert await asyncio.wait_for(waiting, 10)
+
+
+async def test_who_stops_in_doubt_commits_nothing_more(bench: Bench) -> None:
+    """What waits comes after what is in doubt: its offsets would say that both went out."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.transactors[0].failing = "before"
+    bench.add(3, 2)
+    await until(lambda: bench.delivery.failing)
+    bench.add(5, 2)
+    await until(lambda: len(bench.delivery._waiting) == 1)
+    await bench.intake.stop()
+    await asyncio.to_thread(bench.delivery._thread.join, 5)
+    assert not bench.delivery._thread.is_alive()
+    assert bench.source.commits == {AT: 3}
