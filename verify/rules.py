@@ -5,6 +5,7 @@ size, framing, encoding, and then meaning. `transaction` and `label` give a reco
 `avro.Fault`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ YEAR_2000_US = 946_684_800_000_000
 AMOUNT_MAX = 10**12
 TIME_LIMITS_US = 9 * 10**18, 10**17
 """How far append times, and event times after them, are taken at their word."""
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that no identifier has: those of control, and those that turn text around."""
 MEANING = frozenset({"BAD_ID", "BAD_KEY", "BAD_AMOUNT", "BAD_CURRENCY", "BAD_TIME"})
 """Codes of the stage "validate"; all others are of "decode"."""
 
@@ -94,7 +97,7 @@ def _are_ids(fields: Mapping[str, Any]) -> bool:
 
 
 def _is_id(text: str) -> bool:
-    return 1 <= len(text.encode()) <= 64
+    return 1 <= len(text.encode()) <= 64 and not UNSEEN.search(text)
 
 
 def _is_code(text: str, size: int, low: str, high: str) -> bool:

@@ -247,6 +247,10 @@ class SimulatedSource:
         """See `Source.group_metadata`."""
         return self.member, self.generation
 
+    def unreadable(self) -> dict[Position, str]:
+        """See `Source.unreadable`."""
+        return {}
+
     def beginnings(self) -> dict[Position, int]:
         """See `Source.beginnings`."""
         return self._connection.ask(lambda: dict.fromkeys(self.assignment(), 0))

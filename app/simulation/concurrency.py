@@ -19,7 +19,17 @@ from typing import Any, cast
 from app.simulation.world import Process, Task, World
 
 EPOCH_US = 1_800_000_000_000_000
-MODULES = ("intake", "ledger", "transactions", "delivery", "ownership", "worker", "backoff")
+MODULES = (
+    "intake",
+    "ledger",
+    "transactions",
+    "delivery",
+    "ownership",
+    "worker",
+    "backoff",
+    "rewrite",
+    "snapshots",
+)
 LOOP_PAUSES = 0.1
 
 

@@ -190,7 +190,7 @@ def _pay(
     if (records := _records(its, TOPICS[TRANSACTIONS], p, end)) is None:
         return set(), {}
     found = decode.decode(records, WRITERS, LIMITS)
-    matrix, _ = _without_waiting(enrich.vectors(records, found.transactions))
+    matrix, _, _ = _without_waiting(enrich.vectors(records, found.transactions))
     places = [(p, offset) for offset in found.transactions.offset.tolist()]
     rejects = {int(records.offset[reject.row]) for reject in found.rejects}
     return rejects, dict(zip(places, vector_hash(matrix).tolist(), strict=True))

@@ -18,6 +18,8 @@ from app.simulation.world import World
 TIMEOUT_US = 100_000
 WAY_US_MAX = 800
 
+Pairs = Sequence[tuple[bytes, bytes | None]]
+
 
 class Server:
     """One Redis, for all workers."""
@@ -51,11 +53,12 @@ class Server:
         """Changes when a key is written, or a connection broken."""
         return self._touched.get(key, 0), self.starts
 
-    def write(self, guard: bytes, new: bytes, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write at once."""
+    def write(self, guard: bytes, new: bytes, pairs: Pairs) -> None:
+        """Write, and delete where there is no value, at once."""
+        self.delete([key for key, value in pairs if value is None])
         self._clock += 1
         self._touched[guard] = self._clock
-        self.blobs |= {**dict(pairs), guard: new}
+        self.blobs |= {key: value for key, value in [*pairs, (guard, new)] if value is not None}
         if (meta := Meta.parse(new)) is not None:
             partition = int(guard[guard.index(b"{p") + 2 : guard.index(b"}")])
             self.world.note("redis", "meta", partition, meta.epoch, meta.owner, meta.next_offset)
@@ -113,7 +116,7 @@ class SimulatedStore:
         guard: bytes,
         expected: bytes | None,
         new: bytes,
-        pairs: Sequence[tuple[bytes, bytes]],
+        pairs: Pairs,
     ) -> bool:
         """See `StateStore.flush`."""
         its, server = self._world, self._server
@@ -140,7 +143,7 @@ class SimulatedStore:
         guard: bytes,
         seen: tuple[int, int],
         new: bytes,
-        pairs: Sequence[tuple[bytes, bytes]],
+        pairs: Pairs,
     ) -> None:
         if self._server.touched(guard) == seen:
             self._world.note("redis", "a late flush counted")

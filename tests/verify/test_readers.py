@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import fastavro
@@ -90,7 +91,7 @@ def _verdict(rule: Any, record: Record, name: str) -> str:
     return ""
 
 
-def _code(rejects: list[Any]) -> str:
+def _code(rejects: Sequence[Any]) -> str:
     return str(rejects[0].code) if rejects else ""
 
 
