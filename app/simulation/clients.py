@@ -116,6 +116,8 @@ class SimulatedSource:
             return
         if self._connection.is_down or self.process.is_frozen:
             self._world.after(RETRY_US, self._join)
+        elif self.member and self.member not in self._group.members:
+            self.lost()  # that is the answer
         else:
             self._group.join(self)
 

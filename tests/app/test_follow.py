@@ -90,14 +90,14 @@ def test_decodes_a_registrys_framing_and_asks_once() -> None:
     assert asked == [7, 8]
 
 
-def test_decodes_a_score_that_was_written_before_features() -> None:
-    """A registry's older schema, without the field, gives null for it; a vector is kept."""
+def test_decodes_a_score_that_was_written_before_its_last_fields() -> None:
+    """A registry's older schema, without the fields, gives their defaults; a vector is kept."""
     older = json.loads(schemas.load("risk_score").text)
-    assert older["fields"].pop()["name"] == "features"
+    assert [older["fields"].pop()["name"] for _ in range(2)] == ["shed", "features"]
     decode = Decoder("risk_score", lambda _id: json.dumps(older))
     framed = encoded(b"\x00" + (7).to_bytes(4, "big"))
-    assert framed.endswith(b"\x00")  # null
-    assert decode(framed[:-1]) == SCORE
+    assert framed.endswith(b"\x00\x00")  # null, and 0
+    assert decode(framed[:-2]) == SCORE
     carrying = {**SCORE, "features": [0.5, -1.0]}
     value = encoded(schemas.load("risk_score").single_object_header, carrying)
     assert Decoder("risk_score")(value) == carrying

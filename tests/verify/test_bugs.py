@@ -384,7 +384,7 @@ class NeverCommits(_Nth):
 async def test_a_flush_ahead_of_the_commit_is_found(scorer: OnnxScorer, monkeypatch: Patch) -> None:
     """State is written before its offsets are committed, and then they never are."""
 
-    async def confirmed(*_: Any) -> bool:
+    async def confirmed(*_: Any, **__: Any) -> bool:
         return True
 
     monkeypatch.setattr(Intake, "confirmed", confirmed)
