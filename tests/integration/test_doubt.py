@@ -31,7 +31,7 @@ from app.errors import BrokerUnavailable
 from app.ports import Transactor
 from app.records import Columns, Outbound, Ragged
 from tests.integration.test_transport import Listener
-from tests.integration.test_worker import PARTITIONS, Worker, World, _avro
+from tests.integration.world import PARTITIONS, Worker, World, avro
 
 Proxied = tuple[Kafka, Proxy]
 ROLES = ("TRANSACTIONS", "LABELS", "SCORES", "ALERTS", "DEAD_LETTERS", "WATERMARKS")
@@ -214,7 +214,7 @@ def outputs(world: World) -> dict[str, list[tuple[int, int, str]]]:
                 ended += 1
                 continue
             role = roles[message.topic() or ""]
-            record = _avro(names[role], message.value()) if names[role] else {}
+            record = avro(names[role], message.value()) if names[role] else {}
             at = record.get("source_partition", -1), record.get("source_offset", -1)
             found[role].append((*at, record.get("decision", "")))
     return found

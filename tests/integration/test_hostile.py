@@ -15,7 +15,7 @@ from app.bench import bombs
 from app.bench.bombs import BOMBS, SCHEMAS
 from app.errors import RejectCode
 from tests.app.test_registry import Server, server
-from tests.integration.test_worker import World, unused_port, world
+from tests.integration.world import World, unused_port, world
 
 __all__ = ["server", "unused_port", "world"]
 

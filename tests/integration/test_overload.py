@@ -29,7 +29,7 @@ from tests.integration.test_transport import (
     both_sources,
     group,
 )
-from tests.integration.test_worker import PARTITIONS, Worker, World, unused_port, world
+from tests.integration.world import PARTITIONS, Worker, World, unused_port, world
 
 __all__ = ["group", "unused_port", "world"]
 THIRD = 600

@@ -34,7 +34,7 @@ from features.contract import DAY_US, contract_id
 from models import manifest
 from models.handbook import World as People
 from tests.integration.conftest import MakeTopic
-from tests.integration.test_worker import PARTITIONS, Worker, World, unused_port
+from tests.integration.world import PARTITIONS, Worker, World, unused_port
 
 __all__ = ["unused_port"]
 TIMING = manifest.read(None).manifest.timing

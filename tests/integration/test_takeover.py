@@ -23,7 +23,7 @@ from tests.integration.test_doubt import (
     send,
     until,
 )
-from tests.integration.test_worker import PARTITIONS, Worker, World
+from tests.integration.world import PARTITIONS, Worker, World
 
 __all__ = ["gate"]  # a fixture
 SESSION_S = 6

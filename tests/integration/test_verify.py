@@ -21,7 +21,7 @@ from features.contract import DAY_US
 from features.state import LABELS, TRANSACTIONS
 from models.manifest import read
 from tests.integration.conftest import MakeTopic
-from tests.integration.test_worker import (  # noqa: F401 -- fixtures
+from tests.integration.world import (  # noqa: F401 -- fixtures
     BROKEN,
     PARTITIONS,
     World,
