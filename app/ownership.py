@@ -35,6 +35,7 @@ from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ports import Clock, Commits, StateStore
 from app.progress import Progress, never_began, reaches
+from app.quiet import QuietLogs
 from app.rewrite import OvertakenError, Rewrite
 from app.snapshots import Snapshots
 from app.watermarks import Announcer, Watermark, WatermarkLog
@@ -42,8 +43,6 @@ from features.blob import meta_key
 
 log = structlog.get_logger("riskwire.state")
 CLAIM_S, FENCE_S = 5.0, 2.0
-REDECLARE_SHARE = 2
-"""A log that stays quiet is declared again when so much of the lateness has passed."""
 READ_MARKS_US, READ_MARKS_SOON_US = 600_000_000, 1_000_000
 SAY_AGAIN_S = 5.0
 RELEASE_S = 1.5
@@ -99,7 +98,7 @@ class Ownership:
         self._held: dict[int, set[tuple[int, str, str]]] = {}  # claimed since it was assigned
         self._making_room = False
         self.progress = Progress(live)
-        self._quiet: dict[tuple[int, int], tuple[int, int]] = {}  # offset, and when that was seen
+        self._quiet = QuietLogs(live, topics)
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -271,7 +270,7 @@ class Ownership:
                     return None
                 silent_until = (max(at[0], 0), max(at[1], 0))
                 self.live.adopt(partition, meta, silent_until)
-                self._quiet = {at: seen for at, seen in self._quiet.items() if at[1] != partition}
+                self._quiet.forget(partition)
                 for topic, offset in zip(self.topics, meta.next_offset, strict=True):
                     starts[topic, partition] = offset
                 self._know(partition, self._read.get(partition, ((), meta.next_mark)))
@@ -459,21 +458,10 @@ class Ownership:
         """
         if self.announcer is None:
             return
-        now_us, lateness_us = self._clock(), self.live.timing.lateness_us
         async with self.lock:
             if self._making_room:
                 return  # the batch that waits for room has an older ticket
-            ends, declared = self._must_commits().at_end(), []
-            for (log_, partition), offset in self.live.next_offset.items():
-                last, since_us = self._quiet.get((log_, partition), (-1, 0))
-                if last != offset:
-                    self._quiet[log_, partition] = (offset, now_us)
-                elif (self.topics[log_], partition) in ends:
-                    mark = Watermark(log_, offset, now_us - lateness_us)
-                    known_us = self.live.state.watermarks()[log_, partition]
-                    often_enough = mark.until_us - known_us >= lateness_us // REDECLARE_SHARE
-                    if now_us - since_us >= lateness_us and often_enough:
-                        declared.append((partition, mark))
+            declared = self._quiet.found(self._must_commits().at_end(), self._clock())
             if not declared:
                 return
             for partition, mark in declared:
