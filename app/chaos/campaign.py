@@ -74,7 +74,6 @@ class Campaign:
         self._waits_since_s = self._well_since_s = 0.0
         self._moved_to = 0
         self._takeovers: list[Takeover] = []
-        self._handled: set[int] = set()
         self._stop = threading.Event()
         self._restarts: set[int] = set()
 
@@ -197,8 +196,8 @@ class Campaign:
         for number, member in list(self.crew.members.items()):
             if member.asked_s and time.monotonic() > member.asked_s + SLOW_S:
                 member.show_threads()
-            if member.has_ended and id(member) not in self._handled:
-                self._handled.add(id(member))
+            if member.has_ended and not member.is_counted:
+                member.is_counted = True
                 self._ended(number, member)
         now_s = time.time()
         for takeover in list(self._takeovers):

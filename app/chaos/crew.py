@@ -28,12 +28,15 @@ TAIL_BYTES, WORDS_MAX = 20_000, 300
 
 
 class Member:
-    """One worker process; `mine` names the crash point that it is to die at."""
+    """One worker process; `mine` names the crash point that it is to die at.
+
+    `is_counted`: that it has ended is known to the campaign.
+    """
 
     def __init__(self, number: int, command: list[str], env: dict[str, str], log: Path) -> None:
         self.number, self.log = number, log
         self.mine = self.intent = ""
-        self.is_frozen = False
+        self.is_frozen = self.is_counted = False
         self.ended_s = self.asked_s = 0.0  # by time.time and time.monotonic
         self.stop_s = 0.0
         self._shown = False
