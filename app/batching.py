@@ -7,7 +7,7 @@ A batch has a bound in bytes too, or large records would fill the memory (`ByteB
 
 from dataclasses import dataclass, field
 
-_RECORDS_WORTH_A_WAIT = 8
+_RECORDS_WORTH_A_WAIT = 2
 _HALF_LIFE_US = 50_000
 
 
