@@ -3,9 +3,9 @@
 Starts its own Kafka and Redis unless it is given some. For each rate and each delivery guarantee:
 new topics, the state of a past, a worker process, a sender that sends each payment at its due time
 whatever happens (a payment's event time is its due time, so a late sender shortens nothing), and an
-independent reader in a process of its own. The first seconds do not count. A run is only believed
-if the reader finds one score for each payment. All run on this machine's cores, so its load average
-stands beside the figures. Raises ConfigError or Unavailable.
+independent reader in a process of its own. What warms the worker up does not count. A run is only
+believed if the reader finds one score for each payment. All run on this machine's cores, so its
+load average stands beside the figures. Raises ConfigError or Unavailable.
 """
 
 import json
@@ -39,7 +39,8 @@ from models.manifest import read
 Guarantee = Literal["exactly_once", "at_least_once"]
 GUARANTEES: tuple[Guarantee, ...] = ("exactly_once", "at_least_once")
 GOAL_P50_MS, GOAL_P99_MS = 20.0, 60.0
-WARM_S = 10.0
+WARM_RECORDS = 100_000
+"""So many that each customer and terminal was met."""
 END_S = 20.0
 """How long a program may take to end after its work."""
 
@@ -48,7 +49,7 @@ def run(
     *,
     rates: Sequence[float] = (2_000.0, 20_000.0),
     seconds: float = 20.0,
-    warm_s: float = WARM_S,
+    warm: int = WARM_RECORDS,
     guarantees: Sequence[Guarantee] = GUARANTEES,
     bootstrap: str | None = None,
     redis_url: str | None = None,
@@ -67,7 +68,7 @@ def run(
         for rate in rates:
             for guarantee in guarantees:
                 settings = settings_of(kafka.bootstrap, redis_url, guarantee)
-                found = _measured(settings, rate, seconds, warm_s)
+                found = _measured(settings, rate, seconds, warm)
                 runs.append({"rate": rate, "delivery": guarantee, **found})
                 say(f"{rate:,.0f}/s {guarantee}: p50 {found['p50_ms']}, p99 {found['p99_ms']} ms")
         where = {"kafka": kafka.kind, "cores": os.cpu_count(), "seconds": seconds}
@@ -119,17 +120,18 @@ def settings_of(bootstrap: str, redis_url: str, guarantee: Guarantee) -> Setting
     return demo_settings(bootstrap, redis_url).model_copy(update=own)
 
 
-def _measured(settings: Settings, rate: float, seconds: float, warm_s: float) -> dict[str, Any]:
-    n, warm = int(rate * (warm_s + seconds)), int(rate * warm_s)
+def _measured(settings: Settings, rate: float, seconds: float, warm: int) -> dict[str, Any]:
+    n = warm + int(rate * seconds)
     at = ("--bootstrap", settings.bootstrap_servers)
     with _worker(settings) as url:
-        reading = ("--topic", settings.topic("scores"), "--n", str(n), "--warm", str(warm))
-        sending = ("--topic", settings.topic("transactions"), "--n", str(n), "--rate", str(rate))
+        counts = ("--n", str(n), "--warm", str(warm))
+        reading = ("--topic", settings.topic("scores"), *counts)
+        sending = ("--topic", settings.topic("transactions"), *counts, "--rate", str(rate))
         with _program("readable", *at, *reading) as reader:
             next(reader)
             with _program("paced", *at, *sending) as sender:
                 start_s = next(sender)["start_us"] / 1e6
-                time.sleep(max(0.0, start_s + warm_s - time.time()))
+                time.sleep(max(0.0, start_s - time.time()))
                 before = _scraped(url)
                 sent = next(sender)
                 after = _scraped(url)

@@ -90,12 +90,15 @@ def past_log(past: Payments, timing: Timing) -> PastLog:
 
 
 def payments(
-    coming: Payments, start_us: int, count: int, rate_per_s: float, header: bytes
+    coming: Payments, start_us: int, count: int, rate_per_s: float, header: bytes, begin: int = 0
 ) -> Iterator[Due]:
-    """`count` payments from `start_us` on; `header` is the framing in front of each value."""
-    for first in range(0, count, BLOCK_RECORDS):
-        number = np.arange(first, min(first + BLOCK_RECORDS, count))
-        due_us = start_us + (number * (1e6 / rate_per_s)).astype(np.int64)
+    """`count` payments from `start_us` on; `header` is the framing in front of each value.
+
+    The first one has the number `begin`.
+    """
+    for first in range(begin, begin + count, BLOCK_RECORDS):
+        number = np.arange(first, min(first + BLOCK_RECORDS, begin + count))
+        due_us = start_us + ((number - begin) * (1e6 / rate_per_s)).astype(np.int64)
         block = replace(coming.take(number % len(coming)), event_time_us=due_us)
         records = encoded(block, f"p{start_us}-", first, header)
         for due, (key, value) in zip(due_us.tolist(), records, strict=True):

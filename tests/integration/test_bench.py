@@ -43,7 +43,7 @@ def test_the_judge_counts_what_is_there(
 def test_latency_is_measured_from_due_to_readable(kafka: Kafka, redis_url: str) -> None:
     """A short run: one score for each payment, later than due, and what it cost."""
     report = latency.run(
-        rates=[300.0], seconds=2.0, warm_s=1.0, guarantees=["exactly_once"],
+        rates=[300.0], seconds=2.0, warm=300, guarantees=["exactly_once"],
         bootstrap=kafka.bootstrap, redis_url=redis_url,
     )  # fmt: skip
     [its] = report["runs"]

@@ -1,7 +1,8 @@
 """Not a lane but a load: sends payments at a fixed rate, each at its due time, however all do.
 
 A payment's event time is its due time, so latency that counts from there hides no wait of the
-sender's. Prints two lines of JSON: `start_us`, the first due time, before it begins, and `sent`
+sender's. Before that it sends some fast, so that the worker has met its customers and terminals.
+Prints two lines of JSON: `start_us`, the first due time that counts, before it begins, and `sent`
 and `late_ms`, how late the worst one left, when all are acknowledged.
 """
 
@@ -16,8 +17,9 @@ from app.bench.load import WORLD
 from app.config import load_settings
 from app.demo.traffic import divided, payments
 
-LEAD_US = 1_500_000
-"""From the first line on: the sender finds the topic meanwhile."""
+LEAD_US, SETTLE_US = 1_500_000, 2_000_000
+"""From the first line on, while the sender finds the topic; and between warm-up and what counts."""
+WARM_RATE = 20_000.0
 
 
 def say(**fields: object) -> None:
@@ -26,14 +28,16 @@ def say(**fields: object) -> None:
     sys.stdout.flush()
 
 
-def main(bootstrap: str, topic: str, rate: float, n: int) -> None:
-    """Send `n` payments."""
+def main(bootstrap: str, topic: str, rate: float, n: int, warm: int) -> None:
+    """Send `n` payments, the first `warm` of them for the warm-up."""
     _, coming = divided(WORLD, n, 0)
-    start_us = time.time_ns() // 1000 + LEAD_US
+    warm_us = time.time_ns() // 1000 + LEAD_US
+    start_us = warm_us + int(1e6 * warm / WARM_RATE) + SETTLE_US
     say(start_us=start_us)
     header = schemas.load("transaction").single_object_header
     settings = load_settings(bootstrap_servers=bootstrap, topic_prefix="", topic_transactions=topic)
-    sent = send(settings, payments(coming, start_us, n, rate, header))
+    send(settings, payments(coming, warm_us, warm, WARM_RATE, header))
+    sent = send(settings, payments(coming, start_us, n - warm, rate, header, warm))
     say(sent=sent.records, late_ms=sent.late_us_max / 1000)
 
 
@@ -43,4 +47,5 @@ if __name__ == "__main__":
     parser.add_argument("--topic", required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--n", type=int, required=True)
+    parser.add_argument("--warm", type=int, required=True)
     main(**vars(parser.parse_args()))
