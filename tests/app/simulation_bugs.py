@@ -175,17 +175,6 @@ def go_on_after_a_stop_in_doubt(patch: Patch) -> None:
     patch.setattr(TransactionalDelivery, "_doubt", doubt)
 
 
-def wait_for_oneself(patch: Patch) -> None:
-    """Found by the simulation: a batch that needs room waits for its own outputs."""
-    plain = Intake.confirmed
-
-    async def confirmed(self: Any, offsets: Any, still: Any, *, but_one: bool = False) -> bool:
-        del but_one
-        return await plain(self, offsets, still)
-
-    patch.setattr(Intake, "confirmed", confirmed)
-
-
 BUGS: tuple[Callable[[Patch], None], ...] = (
     no_rewind_after_doubt,
     reuse_the_producer_after_doubt,
@@ -201,5 +190,4 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     watermarks_are_not_read,
     dropped_is_done,
     go_on_after_a_stop_in_doubt,
-    wait_for_oneself,
 )

@@ -26,8 +26,10 @@ def impatient() -> None:
     for transactor in TRANSACTORS:
         whole = transactor.__init__
 
-        def init(self: Any, options: Any, records: int, _: float, whole: Any = whole) -> None:
-            whole(self, options, records, IMPATIENT_S)
+        def init(
+            self: Any, options: Any, records: int, _: float, *bounds: int, whole: Any = whole
+        ) -> None:
+            whole(self, options, records, IMPATIENT_S, *bounds)
 
         transactor.__init__ = init  # type: ignore[assignment,method-assign]
 
