@@ -8,13 +8,13 @@ from typing import Any
 from confluent_kafka import KafkaError, TopicPartition
 
 from app.adapters.confluent import ObjectSink, call
-from app.adapters.transport import BYTES_MAX, TROUBLE
+from app.adapters.transport import BYTES_MAX, is_trouble
 from app.errors import BrokerUnavailable
 from app.records import Outbound
 
 
 class _Listening(logging.LoggerAdapter[logging.Logger]):
-    """librdkafka's log, of which we are told what is `TROUBLE`."""
+    """librdkafka's log, of which we are told what is trouble."""
 
     def __init__(self, lost: Callable[[str], None]) -> None:
         super().__init__(logging.getLogger("riskwire.librdkafka"))
@@ -23,7 +23,7 @@ class _Listening(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         super().log(level, msg, *args, **kwargs)
         facility, _, text = args
-        if facility in TROUBLE:
+        if is_trouble(str(facility), str(text)):
             self._lost(str(text))
 
 

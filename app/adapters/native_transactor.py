@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from app.adapters import librdkafka as rk
 from app.adapters.native_sink import NativeSink
-from app.adapters.transport import BYTES_MAX, TROUBLE
+from app.adapters.transport import BYTES_MAX, is_trouble
 from app.errors import BrokerUnavailable
 from app.records import Outbound
 
@@ -46,7 +46,7 @@ class NativeTransactor(NativeSink):
 
     def _log_line(self, level: int, facility: str, text: str) -> None:
         super()._log_line(level, facility, text)
-        if facility in TROUBLE:
+        if is_trouble(facility, text):
             self._trouble = self._trouble or text
 
     def is_troubled(self) -> bool:

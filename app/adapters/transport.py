@@ -52,11 +52,7 @@ BYTES_MAX = 1 << 26
 FETCH_BYTES_MIN = 1 << 20
 TRANSACTION_MS = 10_000
 """A transaction that is not over by then is the broker's to abort."""
-TROUBLE = ("FAIL", "REQTMOUT")
-"""Facilities of librdkafka's log lines about connections and requests that are lost.
-
-It sends a lost request again by itself, a commit too, and tells of it by no event (2.16; 2.11 did).
-"""
+_TROUBLE = ("FAIL", "REQTMOUT")
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
 
 
@@ -112,7 +108,7 @@ def open_transactor(settings: Settings, transport: str, transactional_id: str) -
         "transactional.id": transactional_id,
         "transaction.timeout.ms": str(TRANSACTION_MS),
         "message.timeout.ms": str(TRANSACTION_MS),
-        "log_level": "6",  # else `TROUBLE` is not heard of
+        "log_level": "6",  # else trouble is not heard of
         "log.connection.close": "true",
     }
     bounds = settings.inflight_records_max, TRANSACTION_MS / 1000, settings.inflight_bytes_max
@@ -131,6 +127,16 @@ def _producer_options(settings: Settings) -> dict[str, str]:
     _refuse_fixed(given)
     limit = {"message.max.bytes": str(settings.message_bytes_max)}
     return {**PRODUCER_OPTIONS, **limit, **given}
+
+
+def is_trouble(facility: str, text: str) -> bool:
+    """Whether a line of librdkafka's log is about a connection or a request that is lost.
+
+    It sends a lost request again by itself, a commit too, and tells of it by no event (2.16; 2.11
+    did). The connection by which brokers were found at first carries nothing of a transaction, and
+    brokers close it when it idles: that is none.
+    """
+    return facility in _TROUBLE and "/bootstrap]" not in text
 
 
 def _refuse_fixed(given: Mapping[str, str]) -> None:

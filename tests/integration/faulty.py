@@ -37,7 +37,7 @@ def impatient() -> None:
 def deaf() -> None:
     """Let no log line count."""
     for module in (native_transactor, confluent_transactor):
-        module.TROUBLE = ()  # type: ignore[attr-defined]
+        module.is_trouble = lambda *_: False  # type: ignore[attr-defined]
 
 
 def gate() -> None:
