@@ -5,7 +5,7 @@ import pytest
 from app.adapters.transport import is_trouble
 
 LOST = (
-    "Disconnected: connection closed by peer: receive 0 after POLLIN (after 600040ms in UP state)"
+    "Disconnected: connection closed by peer: receive 0 (after 600040ms in UP state)"
 )
 
 

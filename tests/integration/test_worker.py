@@ -108,10 +108,11 @@ def _timeless(name: str | None, row: Output) -> Output:
 def test_kill_9_at_random_moments_loses_nothing(
     world: World, transport: str, delivery: str
 ) -> None:
-    """Kills under load: in the end every input offset has a score or a dead letter; or just one."""
-    kills = {"exactly_once": 10, "at_least_once": 3}[delivery] // (
-        1 if transport == "native" else 3
-    )
+    """Kills under load: in the end every input offset has a score or a dead letter; or just one.
+
+    `riskwire chaos` does many more.
+    """
+    kills = 3 if transport == "native" else 1
     rng = random.Random(20)  # noqa: S311 -- repeatable
     # A static member comes back at once; a dynamic one waits for its predecessor's session to end.
     static = json.dumps({"group.instance.id": "one", "session.timeout.ms": "6000"})
