@@ -97,16 +97,6 @@ def claim_from_the_position(patch: Patch) -> None:
     patch.setattr(SimulatedSource, "committed", committed)
 
 
-def ask_for_unstable_offsets(patch: Patch) -> None:
-    """Offsets are read while a transaction that carries newer ones is being finished."""
-
-    def committed(self: Any, partitions: Any) -> dict[Position, int]:
-        found = self._cluster.offsets
-        return {at: found[at] for at in partitions if at in found}
-
-    patch.setattr(SimulatedSource, "committed", committed)
-
-
 def write_whatever_redis_holds(patch: Patch) -> None:
     """Neither epoch nor offsets are compared before a write."""
     plain = SimulatedStore.flush
@@ -183,7 +173,6 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     admit_batches_of_before,
     revoke_without_waiting,
     claim_from_the_position,
-    ask_for_unstable_offsets,
     write_whatever_redis_holds,
     read_from_the_commit,
     answer_twice,

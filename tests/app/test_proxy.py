@@ -217,7 +217,7 @@ def test_a_held_end_txn_arrives_though_its_sender_is_gone(
         with client, pytest.raises(ConnectionResetError):
             client.recv(1)
     assert not echo.got
-    assert echo.open == 1
+    until(lambda: echo.open == 1)
     assert proxy.release() == [held]
     assert echo.got == [held]
     until(lambda: echo.open == 0)

@@ -4,9 +4,7 @@ import pytest
 
 from app.adapters.transport import is_trouble
 
-LOST = (
-    "Disconnected: connection closed by peer: receive 0 (after 600040ms in UP state)"
-)
+LOST = "Disconnected: connection closed by peer: receive 0 (after 600040ms in UP state)"
 
 
 @pytest.mark.parametrize(
