@@ -127,11 +127,6 @@ def answer_twice(patch: Patch) -> None:
     patch.setattr(Live, "silent", lambda _, __, partition, ___: np.zeros(len(partition), np.bool_))
 
 
-def watermarks_are_not_read(patch: Patch) -> None:
-    """A new owner does not know what was declared of its logs."""
-    patch.setattr(Live, "declare", lambda *_: None)
-
-
 def dropped_is_done(patch: Patch) -> None:
     """Found by the simulation: a flush takes what a rewind dropped for committed."""
     patch.setattr(Intake, "_is_going_back", property(_not_while_flushing))
@@ -176,7 +171,6 @@ BUGS: tuple[Callable[[Patch], None], ...] = (
     write_whatever_redis_holds,
     read_from_the_commit,
     answer_twice,
-    watermarks_are_not_read,
     dropped_is_done,
     go_on_after_a_stop_in_doubt,
 )
