@@ -26,6 +26,7 @@ from app.records import (
     Float32s,
     Int8s,
     Int64s,
+    Letter,
     Outbound,
     Ragged,
     Reason,
@@ -86,8 +87,8 @@ class Scored:
 
     matrix float32 (n, features), scores float32 (n,), decisions int8 (n,) as indexes of DECISIONS,
     vector_hash uint64 (n,), provisional bool (n,), thresholds float32 (3,) by decision. `alerted`
-    int64 are the rows above APPROVE; `reasons` one tuple each. `degraded` bool (n,), None: no row
-    is. `shed` is the batch's level of `app.shed`.
+    int64 are the rows above APPROVE; `reasons` one tuple each. `degraded` bool (n,), and
+    `shed` the batch's level of `app.shed`.
     """
 
     transactions: Transactions
@@ -100,12 +101,8 @@ class Scored:
     alerted: Int64s
     reasons: Sequence[Sequence[Reason]]
     instants: Instants
-    degraded: Flags | None = None
+    degraded: Flags
     shed: int = 0
-
-    def is_degraded(self, row: int) -> bool:
-        """Whether a row's features are defaults because the store was away."""
-        return self.degraded is not None and bool(self.degraded[row])
 
 
 def emit(
@@ -123,9 +120,7 @@ def emit(
         for degraded in (False, True)
         for provisional in (False, True)
     ]
-    kinds = scored.provisional.astype(np.int8)
-    if scored.degraded is not None:
-        kinds += 2 * scored.degraded.astype(np.int8)
+    kinds = scored.provisional.astype(np.int8) + 2 * scored.degraded.astype(np.int8)
     columns = [
         Columns(
             route.scores,
@@ -146,7 +141,9 @@ def emit(
 
 def letters(records: RecordBatch, rejects: Sequence[Reject], route: Route) -> Outbound:
     """The dead letters of a micro-batch of any topic, without anything else."""
-    dead = letters_of(records, rejects, route.dead_letters, route.letter_bytes_max)
+    dead: Sequence[Letter] = ()
+    if rejects:
+        dead = letters_of(records, rejects, route.dead_letters, route.letter_bytes_max)
     return Outbound((), dead, records.topic, next_offsets(records))
 
 
@@ -187,7 +184,7 @@ def _alert(
         ],
         "features": scored.matrix[row].tolist(),
         **provenance.fields(
-            provisional=bool(scored.provisional[row]), degraded=scored.is_degraded(row)
+            provisional=bool(scored.provisional[row]), degraded=bool(scored.degraded[row])
         ),
         "vector_hash": int(scored.vector_hash[row]).to_bytes(8, "big"),
         "source_topic": topic,

@@ -24,7 +24,7 @@ from app.records import Float32s, Int32s, Int64s, Ragged, RecordBatch, Transacti
 from app.shed import FULL, RULE
 from app.watermarks import Awaited, Watermark
 from features import blob, kernel
-from features.contract import DAY_US, LABEL_DELAY_DAYS, Timing, contract_id
+from features.contract import DAY_US, LABEL_DELAY_DAYS, WIDTH, Timing, contract_id
 from features.state import LABELS, NEVER, TRANSACTIONS, Flags, State
 
 DELAY_US = LABEL_DELAY_DAYS * DAY_US
@@ -299,7 +299,8 @@ class Live:
         `level` is that of the lookup. The state that is left does not depend on it.
         """
         n, partition = len(transactions), transactions.partition
-        out, provisional = np.tile(DEFAULTS, (n, 1)), np.zeros(n, np.bool_)
+        out = np.empty((n, WIDTH), np.float32) if level == FULL else np.tile(DEFAULTS, (n, 1))
+        provisional = np.zeros(n, np.bool_)
         for rows in self._pieces(TRANSACTIONS, partition, transactions.offset):
             vectors, flags = out[rows], provisional[rows]
             its = (

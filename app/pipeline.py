@@ -104,8 +104,9 @@ async def decided(records: RecordBatch, parts: Parts) -> Decided:
     transactions, rejects = await decoded(records, parts)
     decoded_us = parts.clock()
     silent = parts.enrich.live.silent(TRANSACTIONS, records.partition, records.offset)
+    sheds = parts.shedding.after_us > 0
+    age_us = parts.ages.oldest_us(decoded_us, records.topic) if sheds else 0
     # Where nothing is answered, only the state is wanted.
-    age_us = parts.ages.oldest_us(decoded_us, records.topic)
     level = RULE if silent.all() else parts.shedding.at(age_us)
     vectors = await parts.enrich.vectors(records, transactions, level)
     counted = len(transactions) + len(rejects)
@@ -142,7 +143,7 @@ def emitted(its: Decided, parts: Parts) -> Processed:
     alerts = Counter(DECISIONS[d] for d in scored.decisions[scored.alerted].tolist())
     causes = its.rejects.counts()
     provisional = int(scored.provisional.sum())
-    degraded = 0 if scored.degraded is None else int(scored.degraded.sum())
+    degraded = int(scored.degraded.sum())
     return Processed(
         outbound, scored.transactions, causes, alerts, provisional, degraded, scored.shed, instants
     )

@@ -152,7 +152,7 @@ def _stages(
     now = records.polled_us
     scored = Scored(
         transactions, matrix, scores, decisions, hashes, provisional, scorer.policy.thresholds,
-        alerted, why, Instants(now, now, now, now, now),
+        alerted, why, Instants(now, now, now, now, now), np.zeros(len(matrix), np.bool_),
     )  # fmt: skip
     source = Provenance(scorer.model_id, scorer.feature_contract_id, scorer.provider)
     emit(records, scored, [], source, Route("scores", "alerts", "dead-letters"))

@@ -42,6 +42,7 @@ def _scored(columns: Transactions, decisions: Sequence[int], scores: Sequence[fl
         alerted,
         [(Reason("AMOUNT_UNUSUAL", "amount_ratio", 3.5, 0.25),) for _ in alerted],
         INSTANTS,
+        np.zeros(n, np.bool_),
     )
 
 
