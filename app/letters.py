@@ -96,18 +96,14 @@ def _letter(records: RecordBatch, reject: Reject, topic: str, bytes_max: int) ->
     )
     names = {header.name for header in ours}
     headers = (*(header for header in original if header.name not in names), *ours)
-    key, value, partition = records.keys[row], records.values[row], int(records.partition[row])
-    size = (
-        len(key or b"")
-        + len(value or b"")
-        + sum(len(h.name) + len(h.value or b"") for h in headers)
-    )
-    if size > bytes_max:
+    partition = int(records.partition[row])
+    letter = Letter(topic, partition, records.keys[row], records.values[row], headers)
+    if (size := letter.nbytes) > bytes_max:
         # Only a compressed batch brings more than a broker's limit. The record is still counted
         # out, and can be read at its source position.
         omitted = Header(_ERROR + "omitted", f"key, value and headers: {size} bytes".encode())
         return Letter(topic, partition, None, None, (*ours, omitted))
-    return Letter(topic, partition, key, value, headers)
+    return letter
 
 
 def _with(letters: Letters, odd: list[int], each: Sequence[Letter]) -> Letters:

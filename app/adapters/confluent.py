@@ -17,6 +17,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from app.adapters.companions import Companions
+from app.adapters.topics import AT_END
 from app.adapters.transport import BYTES_MAX, queue_limits
 from app.adapters.unreadable import UNREADABLE, Unreadable
 from app.batching import ByteBound
@@ -155,7 +156,7 @@ class ObjectSource:
         if error.code() in UNREADABLE:
             self._unreadable.failed(message.topic() or "", message.partition() or 0, error.str())
             return
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- its public name
+        if error.code() == AT_END:
             return
         if error.fatal():
             raise BrokerUnavailable(f"consumer: {error.str()}")

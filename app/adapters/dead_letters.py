@@ -8,9 +8,9 @@ missing, BrokerUnavailable where Kafka does not answer.
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from app.adapters.topics import REQUEST_S, outsider, translated
+from app.adapters.topics import AT_END, REQUEST_S, outsider, translated
 from app.config import Settings
 from app.dead_letter import DeadLetter, Source
 from app.errors import BrokerUnavailable, ConfigError
@@ -128,7 +128,7 @@ def _to_the_end(consumer: Consumer, topic: str, ends: Mapping[int, int]) -> Iter
                 if offset < left[p]:
                     yield message
                 offset += 1
-            elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001 -- its public name
+            elif error.code() != AT_END:
                 continue  # librdkafka goes on by itself
             if offset >= left[p]:
                 del left[p]

@@ -6,10 +6,10 @@ Raises BrokerUnavailable where Kafka does not answer in time.
 import time
 from collections.abc import Iterator
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from app.adapters.confluent import columns
-from app.adapters.topics import REQUEST_S, outsider, translated
+from app.adapters.topics import AT_END, REQUEST_S, outsider, translated
 from app.config import Settings
 from app.errors import BrokerUnavailable
 from app.records import RecordBatch
@@ -49,7 +49,7 @@ def _batches(consumer: Consumer, topic: str, stop: int, records_max: int) -> Ite
             error = message.error()
             if error is None:
                 good.append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- no other name
+            elif error.code() == AT_END:
                 ended = True
             elif error.fatal():
                 raise KafkaException(error)

@@ -27,6 +27,8 @@ RETENTION = "retention.ms"
 CLEANUP = "cleanup.policy"
 RETENTION_BYTES = "retention.bytes"
 DESCRIBED = (TIMESTAMP_TYPE, MESSAGE_BYTES, RETENTION, RETENTION_BYTES, CLEANUP)
+AT_END = KafkaError._PARTITION_EOF  # noqa: SLF001 -- librdkafka's own codes are named so
+"""The error that says that a partition was read to its end; see `enable.partition.eof`."""
 REFUSALS = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,

@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from app.adapters.topics import outsider, translated
+from app.adapters.topics import AT_END, outsider, translated
 from app.config import Settings
 from app.errors import BrokerUnavailable
 from app.watermarks import Watermark, parse
@@ -78,7 +78,7 @@ class KafkaWatermarks:
                     mark = parse(message.value(), self._settings.group_id)
                     marks += [mark] if mark else []
                     found[partition] = marks, (message.offset() or 0) + 1
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- no other name
+                elif error.code() == AT_END:
                     unread.discard(partition)
                     found[partition] = marks, max(next_, message.offset() or 0)
                 elif error.fatal():

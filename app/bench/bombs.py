@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import schemas
 from app.encode import encode_long, encode_string
 from app.errors import RejectCode as C
+from app.pipeline import know
+from app.writers import Writers
 
 KEY = b"customer-1"
 SMALL_BYTES = 16_384
@@ -204,3 +206,11 @@ BOMBS: dict[str, Bomb] = {
         for name, (schema_id, _, rest) in REFUSED.items()
     },
 }
+
+
+def writers() -> Writers:
+    """Every schema of the bombs as a worker comes to know it from its registry."""
+    found = Writers()
+    for schema_id, text in [*SCHEMAS.items(), (UNKNOWN, None)]:
+        know(found, schema_id, text)
+    return found

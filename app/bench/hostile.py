@@ -24,12 +24,12 @@ import schemas
 from app import decode
 from app.adapters.admin import fill
 from app.bench import bombs
-from app.bench.bombs import BOMBS, SCHEMAS, Bomb
+from app.bench.bombs import BOMBS, Bomb
 from app.bench.load import Load, load, state_of, write_state
 from app.bench.throughput import OUTPUTS, WARM_SHARE, _environment, _program, _topic
 from app.demo.cluster import pick_kafka, redis_server
 from app.demo.traffic import BROKEN, Due, encoded
-from app.errors import SchemaError, Unavailable
+from app.errors import Unavailable
 from app.letters import letters_of
 from app.records import Ragged, RecordBatch, pack_headers
 from app.writers import Writers
@@ -85,13 +85,7 @@ def run(
 
 def costs() -> dict[str, float]:
     """CPU µs that a record of each bomb costs to reject, least of several repeats."""
-    writers = Writers()
-    for schema_id, text in SCHEMAS.items():
-        try:
-            writers.add_id(schema_id, text)
-        except SchemaError:
-            writers.mark_refused(schema_id)
-    writers.mark_unknown(bombs.UNKNOWN)
+    writers = bombs.writers()
     return {name: round(_cost(bomb, writers), 3) for name, bomb in BOMBS.items()}
 
 

@@ -20,7 +20,6 @@ from app.chaos.crash import REACHED
 from app.chaos.stage import Stage
 from app.demo.worker import environment
 
-START_S_MAX = 60.0
 STOP_S_MAX = 10.0
 AGAIN_S = 0.3
 """An orchestrator starts a worker again after a moment."""

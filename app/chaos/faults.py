@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from app.chaos.crew import Crew, Member
 from app.chaos.points import POINTS, Point
@@ -141,8 +142,7 @@ class Faults:
         if fault.what == "SIGSTOP":
             pid = redis.pid
             os.kill(pid, signal.SIGSTOP)
-            go_on = lambda: os.kill(pid, signal.SIGCONT)  # noqa: E731 -- a name for one call
-            self._aside("redis", lambda: None, fault.seconds, go_on)
+            self._aside("redis", lambda: None, fault.seconds, partial(os.kill, pid, signal.SIGCONT))
         else:
             self._aside("redis", redis.kill, fault.seconds, redis.start)
         return True

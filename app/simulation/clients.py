@@ -91,9 +91,7 @@ class Connection:
 class SimulatedSource:
     """Implements `Source`; a member of the group."""
 
-    def __init__(
-        self, connection: Connection, group: Group, listener: RebalanceListener, epoch_us: int = 0
-    ) -> None:
+    def __init__(self, connection: Connection, group: Group, listener: RebalanceListener) -> None:
         """Join soon."""
         self._connection, self._group, self._listener = connection, group, listener
         self._world, self._cluster = connection.world, connection.cluster

@@ -4,26 +4,12 @@ import pytest
 
 from app.bench import bombs
 from app.bench.bombs import BOMBS, KEY, SCHEMAS, Bomb
-from app.decode import Writers
-from app.errors import RejectCode, SchemaError
+from app.errors import RejectCode
 from app.letters import letters_of
 from app.records import Header
 from tests.strategies import BOTH, LIMITS, Decode, batch, fields_of
 
-
-def known() -> Writers:
-    """Every schema of the bombs as a worker comes to know it from its registry."""
-    writers = Writers()
-    for schema_id, text in SCHEMAS.items():
-        try:
-            writers.add_id(schema_id, text)
-        except SchemaError:
-            writers.mark_refused(schema_id)
-    writers.mark_unknown(bombs.UNKNOWN)
-    return writers
-
-
-WRITERS = known()
+WRITERS = bombs.writers()
 
 
 def test_there_are_enough() -> None:

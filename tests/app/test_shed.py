@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.adapters.memory import MemoryStore
+from app.bench.stages import Level
 from app.decide import Policy
 from app.emit import Route
 from app.pipeline import Parts
@@ -20,14 +21,6 @@ SECOND = 1_000_000
 CARRYING = Route("scores", "alerts", "dead-letters", score_features=True)
 
 
-class Always(Shedding):
-    """One level, whatever the age."""
-
-    def at(self, age_us: int) -> int:  # noqa: ARG002 -- see there
-        """See `Shedding.at`."""
-        return self.level
-
-
 def log(n: int = 200) -> RecordBatch:
     """Payments of 40 days, some late, at few terminals."""
     rng = np.random.default_rng(3)
@@ -38,7 +31,7 @@ def log(n: int = 200) -> RecordBatch:
 
 def at_level(level: int, amount_minor: int = 20_000, **changes: Any) -> Parts:
     """A pipeline that sheds at that level."""
-    shedding = Always(1, amount_minor, level)
+    shedding = Level(1, amount_minor, level)
     return parts(shedding=shedding, route=CARRYING, policy=Policy(1e-6, 0.9), **changes)
 
 

@@ -15,9 +15,10 @@ import sys
 from typing import Any
 
 import fastavro
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 import schemas
+from app.adapters.topics import AT_END
 
 HASHED_PER_PARTITION = 1000
 FRAMING_BYTES = 10
@@ -49,7 +50,7 @@ def main(bootstrap: str, topic: str) -> None:
                 last[partition] = value = message.value()
                 if len(first[partition]) < HASHED_PER_PARTITION:
                     first[partition].append(says(value))
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name
+            elif error.code() == AT_END:
                 open_ones.discard(partition)
     consumer.close()
     digests = {
