@@ -110,8 +110,12 @@ class Settings(BaseSettings):
     batch_records_max: int = Field(
         2048, ge=1, le=65_536, description="Most records in a micro-batch."
     )
-    linger_ms_max: int = Field(
-        3, ge=0, le=1000, description="Longest wait for a fuller micro-batch under load."
+    linger_ms_max: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Longest wait for a fuller micro-batch under load. Unset: 6 with exactly_once, "
+        "whose outputs wait for their transaction anyway, 3 with at_least_once.",
     )
     queue_batches_max: int = Field(
         4,
@@ -279,6 +283,12 @@ class Settings(BaseSettings):
     def worker_name(self) -> str:
         """`worker_id`, or the host's name."""
         return self.worker_id or socket.gethostname()
+
+    def linger_ms(self) -> int:
+        """`linger_ms_max`, or what suits the guarantee."""
+        if self.linger_ms_max is not None:
+            return self.linger_ms_max
+        return 6 if self.delivery == "exactly_once" else 3
 
     def client_options(self) -> dict[str, str]:
         """Options of librdkafka that every client of ours shares."""

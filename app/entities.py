@@ -77,13 +77,15 @@ class Table:
         count = _rows(self._slots, tokens.data, tokens.start, tokens.length, group, found, new)
         return found, new[:count]
 
-    def token(self, row: int) -> bytes:
-        """A row's token."""
-        return self._slots.token[row, : self._slots.length[row]].tobytes()
+    def tokens(self, rows: Int32s | Int64s) -> list[bytes]:
+        """The token of each row."""
+        data = self._slots.token[rows].tobytes()
+        starts, lengths = range(0, len(data), TOKEN_BYTES_MAX), self._slots.length[rows].tolist()
+        return [data[at : at + n] for at, n in zip(starts, lengths, strict=True)]
 
-    def group(self, row: int) -> int:
-        """A row's group."""
-        return int(self._slots.group[row])
+    def groups(self, rows: Int32s | Int64s) -> Int32s:
+        """The group of each row, int32 (k,)."""
+        return self._slots.group[rows]
 
     def in_use(self, group: int | None = None) -> Int64s:
         """The rows in use, of one group or of all."""

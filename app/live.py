@@ -10,6 +10,7 @@ One thread at a time. Raises TableFull where everything is waiting to be flushed
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -234,7 +235,7 @@ class Live:
 
     def _pending(self, customers: Int32s, shares: Int32s, new: Int32s, load: Int64s) -> Pending:
         sources = {row % self.partitions for row in load.tolist()}
-        sources |= {self.customers.group(row) for row in new.tolist()}
+        sources |= set(self.customers.groups(new).tolist())
         for partition in sources & self._written.keys() & self.owned.keys():
             since = self._written[partition].index(self.owned[partition])
             del self._written[partition][:since]
@@ -246,13 +247,12 @@ class Live:
 
     def _keys(self, customers: Int32s | Int64s, shares: Int64s) -> list[bytes]:
         """The keys of these rows: customers, then shares."""
-        space, people, places, p = self.namespace, self.customers, self.terminals, self.partitions
+        people, places, p = self.customers, self.terminals, self.partitions
+        customer_key = partial(blob.customer_key, self.namespace)
+        share_key = partial(blob.share_key, self.namespace)
         return [
-            *(
-                blob.customer_key(space, people.group(row), people.token(row))
-                for row in customers.tolist()
-            ),
-            *(blob.share_key(space, row % p, places.token(row // p)) for row in shares.tolist()),
+            *map(customer_key, people.groups(customers).tolist(), people.tokens(customers)),
+            *map(share_key, (shares % p).tolist(), places.tokens(shares // p)),
         ]
 
     def take(self, pending: Pending, blobs: Sequence[bytes | None]) -> None:
@@ -269,7 +269,7 @@ class Live:
         people, rows = pending.new_customers, pending.load.astype(np.int32)
         damaged = blob.unpack_customers(self.state, people, blobs[:first])
         bad = people[_found(blobs[:first]) & (self.state.c_count[people] == 0)]
-        self.distrusted |= {self.customers.group(row) for row in bad.tolist()}
+        self.distrusted |= set(self.customers.groups(bad).tolist())
         damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
         self._loaded[rows] = True
         self.lacking.read(people)
@@ -408,8 +408,12 @@ class Live:
 
         The rows stay in memory until `flushed`.
         """
-        wanted = self.owned.keys() - self.lacking.partitions if partitions is None else partitions
+        wanted = self.flushable() if partitions is None else partitions
         return [self._image(p) for p in sorted(wanted)]
+
+    def flushable(self) -> set[int]:
+        """The partitions that are owned and lack nothing."""
+        return self.owned.keys() - self.lacking.partitions
 
     def _image(self, partition: int) -> Frozen:
         changed, pinned = self._changed, self._pinned

@@ -380,20 +380,22 @@ class Ownership:
     async def flush(self) -> None:
         """Write what changed, once the offsets that it stands for are committed."""
         async with self._writing:
-            async with self.lock:
-                images = self.live.freeze()
-            offsets = {
-                (topic, image.partition): image.after.next_offset[log_]
-                for image in images
-                for log_, topic in enumerate(self.topics)
-                if image.after.next_offset[log_] != image.before.next_offset[log_]
-            }
+            images: list[Frozen] = []
 
             def still() -> bool:
                 return all(self._is_current(image) for image in images)
 
             began = time.perf_counter()
             try:
+                for partition in sorted(self.live.flushable()):
+                    async with self.lock:  # each takes milliseconds: batches go on between them
+                        images += self.live.freeze({partition} & self.live.flushable())
+                offsets = {
+                    (topic, image.partition): image.after.next_offset[log_]
+                    for image in images
+                    for log_, topic in enumerate(self.topics)
+                    if image.after.next_offset[log_] != image.before.next_offset[log_]
+                }
                 # A batch that waits for room is begun, but nothing of it is in the images.
                 if await self._must_commits().confirmed(offsets, still, but_one=self._making_room):
                     for image in images:

@@ -26,7 +26,9 @@ from app.ports import Transactor
 log = structlog.get_logger("riskwire.transactions")
 _ROOM_POLL_S = 0.001
 _LOOK_S = 0.1
-_INTERVAL_S_MIN, _INTERVAL_S_MAX = 0.002, 0.05
+_INTERVAL_S_MIN, _INTERVAL_S_MAX = 0.003, 0.05
+_INTERVAL_SHARE = 1 / 4
+"""So long a rest follows a transaction, as a share of the time that it took."""
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
 STUCK_S = 45
 """Three calls of a transaction may take ten seconds each."""
@@ -215,9 +217,8 @@ class TransactionalDelivery:
         for output in outputs:
             output.sent()
         self._retry_s = _RETRY_FIRST_S
-        # As long as the last one took: committing takes half of the time at most.
-        took_s = time.monotonic() - began_s
-        self._interval_s = min(max(took_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
+        rest_s = _INTERVAL_SHARE * (time.monotonic() - began_s)
+        self._interval_s = min(max(rest_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
 
     def _doubt(self, error: BrokerUnavailable) -> bool:
         """Go on under a new id from what Kafka has; False if nothing may be committed any more.

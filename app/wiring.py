@@ -175,7 +175,7 @@ def _intake(
     return Intake(
         partial(open_source, settings, transport),
         Ledger(),
-        BatchPolicy(settings.batch_records_max, settings.linger_ms_max),
+        BatchPolicy(settings.batch_records_max, settings.linger_ms()),
         IntakeLimits(
             settings.queue_batches_max,
             settings.commit_interval_ms,

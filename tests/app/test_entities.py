@@ -49,7 +49,7 @@ class Model:
         found, new = asked(table, wanted)
         known = {name: row for row, name in self.names.items()}
         unknown = list(dict.fromkeys(name for name in wanted if name not in known))
-        assert [table_name(table, row) for row in new] == unknown
+        assert names_of(table, new) == unknown
         assert not set(new) & self.names.keys()
         self.names |= dict(zip(new, unknown, strict=True))
         assert len(self.names) == len(known) + len(unknown)
@@ -81,9 +81,10 @@ class Model:
             del self.names[row], self.used[row]
 
 
-def table_name(table: Table, row: int) -> Name:
-    """Whose a row is."""
-    return table.token(row), table.group(row)
+def names_of(table: Table, rows: list[int]) -> list[Name]:
+    """Whose these rows are."""
+    at = np.array(rows, np.int64)
+    return [*zip(table.tokens(at), table.groups(at).tolist(), strict=True)]
 
 
 @given(st.lists(steps, max_size=30))
@@ -92,7 +93,8 @@ def test_does_what_a_dict_does(done: list[tuple[object, ...]]) -> None:
     table, model = Table(SIZE), Model()
     for name, *arguments in done:
         getattr(model, str(name))(table, *arguments)
-        assert {row: table_name(table, row) for row in table.in_use().tolist()} == model.names
+        rows = table.in_use().tolist()
+        assert dict(zip(rows, names_of(table, rows), strict=True)) == model.names
         for group in range(3):
             rows = {row for row, (_, of) in model.names.items() if of == group}
             assert set(table.in_use(group).tolist()) == rows
