@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from app import (
-    bench_overload_cli,
+    bench_cli,
     chaos_cli,
     cli_models,
     dlq_cli,
-    hostile_cli,
     schemas_cli,
     simulation_cli,
     state_cli,
@@ -42,11 +41,10 @@ def _group(text: str) -> typer.Typer:
 app = _group("Score payments for fraud risk while they stream through Kafka.")
 topics = _group("Kafka's topics.")
 features = _group("What the features are, and the state behind them in the online store.")
-bench = _group("Measure, on this machine.")
 app.add_typer(topics, name="topics")
 app.add_typer(features, name="features")
-app.add_typer(bench, name="bench")
 for more in (
+    bench_cli,
     cli_models,
     state_cli,
     dlq_cli,
@@ -56,8 +54,6 @@ for more in (
     simulation_cli,
 ):
     more.add(app)
-for more in (bench_overload_cli, hostile_cli):
-    more.add(bench)
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Seed = Annotated[int, typer.Option(help="Seed of the simulated population.")]
@@ -224,85 +220,6 @@ def features_list(*, as_json: Json = False) -> None:
     from app.features_cli import show_list
 
     show_list(as_json=as_json)
-
-
-@bench.command("throughput")
-def bench_throughput(
-    records: Annotated[int, typer.Option(min=10_000, help="Transactions.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each lane.")] = 3,
-    lanes: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
-    bootstrap: Annotated[str | None, typer.Option(help="A Kafka that is there already.")] = None,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Drain a topic with Riskwire and with its peers, on the same Kafka."""
-    from rich.console import Console
-
-    from app.bench import throughput
-
-    console = Console(stderr=True)
-    report = throughput.run(
-        records=records,
-        rounds=rounds,
-        lanes=lanes.split(",") if lanes else tuple(throughput.LANES),
-        bootstrap=bootstrap,
-        say=lambda line: console.print(line, highlight=False),
-    )
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(report))
-    else:
-        throughput.show(report, Console())
-
-
-@bench.command("stages")
-def bench_stages(
-    records: Annotated[int, typer.Option(min=10_000, help="Transactions a pass.")] = 300_000,
-    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 2048,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Measure what each stage costs by itself, without Kafka."""
-    from rich.console import Console
-
-    from app.bench import stages
-
-    report = stages.run(records, batch)
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(report))
-    else:
-        stages.show(report, Console())
-
-
-@bench.command("latency")
-def bench_latency(
-    rates: Annotated[str, typer.Option(help="Transactions a second.")] = "2000,20000",
-    seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
-    bootstrap: Annotated[str | None, typer.Option(help="A Kafka that is there already.")] = None,
-    *,
-    as_json: Json = False,
-) -> None:
-    """From a transaction's due time until its score can be read, exactly and at least once."""
-    from rich.console import Console
-
-    from app.bench import latency
-
-    console = Console(stderr=True)
-    report = latency.run(
-        rates=latency.rates_of(rates),
-        seconds=seconds,
-        bootstrap=bootstrap,
-        say=lambda line: console.print(line, highlight=False),
-    )
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(report))
-    else:
-        latency.show(report, Console())
 
 
 @app.command()

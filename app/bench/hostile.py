@@ -26,7 +26,7 @@ from app.adapters.admin import fill
 from app.bench import bombs
 from app.bench.bombs import BOMBS, Bomb
 from app.bench.load import Load, load, state_of, write_state
-from app.bench.throughput import OUTPUTS, WARM_SHARE, _environment, _program, _topic
+from app.bench.throughput import OUTPUTS, WARM_SHARE, environment_of, program, topic_of
 from app.demo.cluster import pick_kafka, redis_server
 from app.demo.traffic import BROKEN, Due, encoded
 from app.errors import Unavailable
@@ -64,7 +64,7 @@ def run(
         say(f"filling topics with {records:,} good records, and as many broken ones")
         its = load(records)
         topics = {
-            share: stack.enter_context(_topic(kafka.bootstrap, f"bench-{share}-broken"))
+            share: stack.enter_context(topic_of(kafka.bootstrap, f"bench-{share}-broken"))
             for share in (0, 50)
         }
         for share, topic in topics.items():
@@ -78,7 +78,7 @@ def run(
                 runs[share].append(lane(topics[share], 2 * records if share else records))
                 say(f"{delivery}, round {number + 1}, {share} % broken: {runs[share][-1]}")
             report[delivery] = _summary(runs)
-        report["environment"] = _environment(kafka.kind, redis.kind, records, rounds)
+        report["environment"] = environment_of(kafka.kind, redis.kind, records, rounds)
     report["missed"] = missed(report)
     return report
 
@@ -174,14 +174,14 @@ def _lane(
     topic: str, records: int,
 ) -> Run:  # fmt: skip
     reset()
-    with _topic(bootstrap, "bench-scores", OUTPUTS) as scores:
-        found = _program(
+    with topic_of(bootstrap, "bench-scores", OUTPUTS) as scores:
+        found = program(
             "app.bench.lanes.riskwire",
             *("--bootstrap", bootstrap, "--topic", topic, "--group", f"bench-{uuid.uuid4().hex}"),
             *("--redis", redis, "--n", str(records), "--warm", str(int(records * WARM_SHARE))),
             *("--scores", scores, "--delivery", delivery),
         )
-        seen = _program("app.bench.lanes.verify", "--bootstrap", bootstrap, "--topic", scores)
+        seen = program("app.bench.lanes.verify", "--bootstrap", bootstrap, "--topic", scores)
     if seen["records"] != good:
         raise Unavailable(f"{good} good records have {seen['records']} scores")
     share = good / records

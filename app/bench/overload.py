@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,8 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from app.adapters.admin import delete_topics
+from app.adapters.topics import wanted_topics
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import STATE, load, state_of, write_state
+from app.bench.throughput import program
 from app.bounds import memory_cap, process_memory
 from app.config import Settings, load_settings
 from app.demo.cluster import pick_kafka, redis_server
@@ -74,9 +75,10 @@ def run(
         settings = _settings(kafka.bootstrap, redis.url)
         say(f"making topics, and the state of {STATE}")
         apply(settings)
-        stack.callback(delete_topics, kafka.bootstrap, _topics(settings))
+        names = [topic.name for topic in wanted_topics(settings)]
+        stack.callback(delete_topics, kafka.bootstrap, names)
         write_state(redis.url, *state_of(load(1000)))
-        _pour(settings, "--records", str(PEAK_RECORDS))
+        program("app.bench.pour", *_where(settings), "--records", str(PEAK_RECORDS))
         say(f"the peak: draining {PEAK_RECORDS:,} transactions")
         with _worker(settings, place) as worker:
             peak, peak_cores = _peak(worker, settings)
@@ -104,12 +106,6 @@ def _settings(bootstrap: str, redis_url: str) -> Settings:
     )
 
 
-def _topics(settings: Settings) -> list[str]:
-    roles = [name for name in Settings.model_fields if name.startswith("topic_")]
-    names = [getattr(settings, role) for role in roles if role != "topic_prefix"]
-    return [settings.topic_prefix + name for name in names]
-
-
 @contextmanager
 def _worker(settings: Settings, place: Path) -> Iterator[WorkerProcess]:
     worker = WorkerProcess(settings, place)
@@ -120,29 +116,14 @@ def _worker(settings: Settings, place: Path) -> Iterator[WorkerProcess]:
         worker.stop()
 
 
-def _command(settings: Settings, *arguments: str) -> list[str]:
-    where = ("--bootstrap", settings.bootstrap_servers, "--topic", settings.topic("transactions"))
-    return [sys.executable, "-m", "app.bench.pour", *where, *arguments]
-
-
-def _pour(settings: Settings, *arguments: str) -> None:
-    done = subprocess.run(
-        _command(settings, *arguments), capture_output=True, check=False, text=True, timeout=START_S
-    )
-    if done.returncode:
-        raise Unavailable(f"the sender failed:\n{done.stderr[-2000:]}")
+def _where(settings: Settings) -> tuple[str, ...]:
+    return ("--bootstrap", settings.bootstrap_servers, "--topic", settings.topic("transactions"))
 
 
 def look(worker: WorkerProcess, settings: Settings, began_s: float) -> Sample:
     """What the worker says of itself, and the system of it."""
-    url = f"http://{settings.http_host}:{settings.http_port}/metrics"
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            page = answer.read().decode()
-    except OSError as error:
-        raise Unavailable(f"the worker does not answer: {error}\n{worker.log_end()}") from None
     found: dict[str, dict[str, float]] = {}
-    for name, labels, value in _LINE.findall(page):
+    for name, labels, value in _LINE.findall(worker.metrics()):
         found.setdefault(name, {})[labels] = float(value)
     rss, rss_max = process_memory(worker.pid)
     transactions = f'topic="{settings.topic("transactions")}"'
@@ -190,9 +171,10 @@ def _burst(
     say: Callable[[str], None],
 ) -> tuple[list[Sample], int, float]:
     """Samples during the burst and until calm; how many records were sent, in what time."""
-    arguments = ("--rate", str(rate), "--seconds", str(seconds))
+    command = [sys.executable, "-m", "app.bench.pour", *_where(settings)]
+    command += ["--rate", str(rate), "--seconds", str(seconds)]
     first = look(worker, settings, time.monotonic())
-    with subprocess.Popen(_command(settings, *arguments), stdout=subprocess.PIPE) as sender:
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
         try:
             while look(worker, settings, 0).scored <= first.scored and sender.poll() is None:
                 time.sleep(SAMPLE_S / 10)

@@ -119,7 +119,7 @@ def run(
             redis = stack.enter_context(redis_server())
             redis_url, redis_kind = redis.url, redis.kind
         say(f"filling a topic with {records:,} transactions, and the state with {STATE}")
-        topic = stack.enter_context(_topic(kafka.bootstrap, "bench-transactions"))
+        topic = stack.enter_context(topic_of(kafka.bootstrap, "bench-transactions"))
         its = load(records)
         fill_topic(kafka.bootstrap, topic, its.coming)
         timing, blobs = state_of(its)
@@ -127,7 +127,7 @@ def run(
         stack.callback(write, {})
         stage = Stage(kafka.bootstrap, redis_url, topic, records, partial(write, blobs))
         runs = _rounds(stage, lanes, rounds, say)
-        environment = _environment(kafka.kind, redis_kind, records, rounds)
+        environment = environment_of(kafka.kind, redis_kind, records, rounds)
     agree(runs)
     return summary(runs, environment)
 
@@ -177,8 +177,8 @@ def _lane(lane: Lane, stage: Stage) -> Result:
     n = min(stage.records, max(10_000, int(stage.records * lane.share)))
     if lane.scores:
         stage.reset()
-    with _topic(stage.bootstrap, "bench-scores", OUTPUTS) as scores:
-        found = _program(
+    with topic_of(stage.bootstrap, "bench-scores", OUTPUTS) as scores:
+        found = program(
             f"app.bench.lanes.{lane.module}",
             *("--bootstrap", stage.bootstrap, "--topic", stage.topic),
             *("--group", f"bench-{uuid.uuid4().hex}", "--redis", stage.redis_url),
@@ -192,7 +192,7 @@ def _lane(lane: Lane, stage: Stage) -> Result:
 
 def _verified(bootstrap: str, scores: str, read: int) -> dict[str, str]:
     """The digests of a lane's scores; raises Unavailable unless each record read has just one."""
-    found = _program("app.bench.lanes.verify", "--bootstrap", bootstrap, "--topic", scores)
+    found = program("app.bench.lanes.verify", "--bootstrap", bootstrap, "--topic", scores)
     if found["records"] < read or not found["complete"]:
         raise Unavailable(f"a lane read {read} records and wrote these scores: {found}")
     return dict(found["digests"])
@@ -205,7 +205,7 @@ def agree(runs: Mapping[str, Sequence[Result]]) -> None:
         raise Unavailable(f"lanes scored the same transactions differently: {sorted(set(said))}")
 
 
-def _program(module: str, *arguments: str) -> dict[str, Any]:
+def program(module: str, *arguments: str) -> dict[str, Any]:
     """Run a module in a process of its own; its JSON line."""
     try:
         done = subprocess.run(
@@ -224,7 +224,7 @@ def _program(module: str, *arguments: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _topic(bootstrap: str, name: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
+def topic_of(bootstrap: str, name: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
     """A new topic, and others of the same name with these endings; deleted afterwards."""
     topic = f"{name}-{uuid.uuid4().hex[:8]}"
     topics = [topic + ending for ending in endings]
@@ -259,7 +259,8 @@ def summary(runs: Mapping[str, Sequence[Result]], environment: dict[str, Any]) -
     return report
 
 
-def _environment(kafka: str, redis: str, records: int, rounds: int) -> dict[str, Any]:
+def environment_of(kafka: str, redis: str, records: int, rounds: int) -> dict[str, Any]:
+    """Where, and of how much, a report is."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

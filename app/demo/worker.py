@@ -21,6 +21,7 @@ from app.errors import Unavailable
 
 START_TIMEOUT_S = 180.0
 STOP_S_MAX = 5.0
+METRICS_S = 10.0
 
 
 class WorkerProcess(Server):
@@ -28,13 +29,13 @@ class WorkerProcess(Server):
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         """Prepare it; `start` raises Unavailable with the end of its log."""
-        url = f"http://{settings.http_host}:{settings.http_port}/readyz"
+        self._url = f"http://{settings.http_host}:{settings.http_port}"
         super().__init__(
             "the worker",
             # -P: a directory named `app` where the demo is started is not ours.
             [sys.executable, "-P", "-m", "app.cli", "worker"],
             directory / "worker.log",
-            lambda: _says_ready(url),
+            lambda: _says_ready(f"{self._url}/readyz"),
             start_timeout_s=START_TIMEOUT_S,
             environment=environment(settings),
         )
@@ -50,6 +51,16 @@ class WorkerProcess(Server):
         except subprocess.TimeoutExpired:
             self._fail(f"did not stop within {wait_s:.0f} s")
             raise
+
+    def metrics(self) -> str:
+        """Return its page of metrics; raises Unavailable."""
+        try:
+            with urllib.request.urlopen(  # noqa: S310 -- our own, on loopback
+                f"{self._url}/metrics", timeout=METRICS_S
+            ) as answer:
+                return bytes(answer.read()).decode()
+        except OSError as error:
+            raise Unavailable(f"the worker does not answer: {error}\n{self.log_end()}") from None
 
     def log_end(self) -> str:
         """Return the last of what it logged."""

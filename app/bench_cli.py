@@ -1,0 +1,135 @@
+"""The group `riskwire bench`; as in `app.cli` nothing is decided here.
+
+Each command prints its report as JSON or as tables; status 1 where it missed a goal of its own.
+"""
+
+# ruff: noqa: PLC0415 -- what takes time to import waits until the command runs
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+bench = typer.Typer(
+    help="Measure, on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Bootstrap = Annotated[str | None, typer.Option(help="A Kafka that is there already.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Give the group to the command line."""
+    app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def throughput(
+    records: Annotated[int, typer.Option(min=10_000, help="Transactions.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each lane.")] = 3,
+    lanes: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    bootstrap: Bootstrap = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Drain a topic with Riskwire and with its peers, on the same Kafka."""
+    from app.bench import throughput as its
+
+    report = its.run(
+        records=records,
+        rounds=rounds,
+        lanes=lanes.split(",") if lanes else tuple(its.LANES),
+        bootstrap=bootstrap,
+        say=_say,
+    )
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
+def stages(
+    records: Annotated[int, typer.Option(min=10_000, help="Transactions a pass.")] = 300_000,
+    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 2048,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Measure what each stage costs by itself, without Kafka."""
+    from app.bench import stages as its
+
+    _show(its.run(records, batch), its.show, as_json=as_json)
+
+
+@bench.command()
+def latency(
+    rates: Annotated[str, typer.Option(help="Transactions a second.")] = "2000,20000",
+    seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
+    bootstrap: Bootstrap = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """From a transaction's due time until its score can be read, exactly and at least once."""
+    from app.bench import latency as its
+
+    report = its.run(rates=its.rates_of(rates), seconds=seconds, bootstrap=bootstrap, say=_say)
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
+def overload(
+    seconds: Annotated[float, typer.Option(min=5, help="How long the burst lasts.")] = 300.0,
+    factor: Annotated[float, typer.Option(min=1, help="How many times the peak comes.")] = 3.0,
+    shed_after_ms: Annotated[int, typer.Option(min=0, help="0: shed nothing.")] = 1000,
+    bootstrap: Bootstrap = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Send more than a worker can take; status 1 if memory, goodput or assignment suffer."""
+    from app.bench import overload as its
+
+    report = its.run(
+        seconds=seconds,
+        factor=factor,
+        shed_after_ms=shed_after_ms,
+        bootstrap=bootstrap,
+        say=_say,
+    )
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
+def hostile(
+    records: Annotated[int, typer.Option(min=10_000, help="Good transactions.")] = 300_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
+    bootstrap: Bootstrap = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Measure what hostile records cost; status 1 if a goal is missed."""
+    from app.bench import hostile as its
+
+    _show(its.run(records, rounds, bootstrap, _say), its.show, as_json=as_json)
+
+
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(line, highlight=False)
+
+
+def _show(
+    report: dict[str, Any], show: "Callable[[dict[str, Any], Console], None]", *, as_json: bool
+) -> None:
+    import json
+
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        show(report, Console())
+    raise typer.Exit(bool(report.get("missed")))
