@@ -410,7 +410,12 @@ class Intake:
         self._unconfirmed = {at: o for at, o in self._unconfirmed.items() if at not in offsets}
 
     def _measure_lag(self, source: Source) -> None:
-        self._ends = ends = source.ends()
+        reached = source.reached()
+        # What follows the last record of a log that was read to its end are markers.
+        self._ends = ends = {
+            at: self._position.get(at, end) if reached.get(at) == end else end
+            for at, end in source.ends().items()
+        }
         self.unreadable = dict(source.unreadable())
         self._metrics.unreadable(len(self.unreadable))
         lags = {at: end - self._position.get(at, end) for at, end in ends.items()}

@@ -192,6 +192,12 @@ class Source(Protocol):
     def ends(self) -> dict[tuple[str, int], int]:
         """The end of each owned partition's log as last seen, without asking the broker."""
 
+    def reached(self) -> Mapping[tuple[str, int], int]:
+        """The end at which the logs were that were read to their end, when they last were.
+
+        A transaction's marker counts there, which is never given out.
+        """
+
     def unreadable(self) -> Mapping[tuple[str, int], str]:
         """Partitions that stand still since their next batch cannot be read, and why."""
 

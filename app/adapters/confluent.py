@@ -110,6 +110,7 @@ class ObjectSource:
         self._rebalanced = True
         self._group: object = None
         self._unreadable = Unreadable()
+        self._reached: dict[tuple[str, int], int] = {}
         self._consumer = _create(Consumer, {**options, "error_cb": self._error})
         self._cooperative = options.get("partition.assignment.strategy") == "cooperative-sticky"
         self._consumer.subscribe(
@@ -157,6 +158,7 @@ class ObjectSource:
             self._unreadable.failed(message.topic() or "", message.partition() or 0, error.str())
             return
         if error.code() == AT_END:
+            self._reached[message.topic() or "", message.partition() or 0] = message.offset() or 0
             return
         if error.fatal():
             raise BrokerUnavailable(f"consumer: {error.str()}")
@@ -230,6 +232,7 @@ class ObjectSource:
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """See `Source.seek`."""
         for at, offset in offsets.items():
+            self._reached.pop(at, None)
             call("seek", self._consumer.seek, TopicPartition(*at, offset))
 
     def ends(self) -> dict[tuple[str, int], int]:
@@ -237,6 +240,10 @@ class ObjectSource:
         cached = partial(self._consumer.get_watermark_offsets, cached=True)
         found = {at: cached(TopicPartition(*at)) for at in self._owned}
         return {at: marks[1] for at, marks in found.items() if marks and marks[1] >= 0}
+
+    def reached(self) -> Mapping[tuple[str, int], int]:
+        """See `Source.reached`."""
+        return self._reached
 
     def unreadable(self) -> Mapping[tuple[str, int], str]:
         """See `Source.unreadable`."""

@@ -211,6 +211,10 @@ class MemorySource:
         """See `Source.group_metadata`."""
         return "group"
 
+    def reached(self) -> dict[tuple[str, int], int]:
+        """See `Source.reached`: there are no markers."""
+        return {}
+
     def unreadable(self) -> dict[tuple[str, int], str]:
         """See `Source.unreadable`."""
         return {}

@@ -139,6 +139,17 @@ def measure(addresses: Any, n: Any, length: Any, headers: Any, good: Any) -> Any
 
 
 @nb.njit(nogil=True, cache=True)
+def errors(addresses: Any, n: Any) -> Any:
+    """Indexes of messages with an error, int64 (k,)."""
+    found, k = np.empty(n, np.int64), 0
+    for i in range(n):
+        if _message(addresses[i]).err != 0:
+            found[k] = i
+            k += 1
+    return found[:k]
+
+
+@nb.njit(nogil=True, cache=True)
 def drain(addresses: Any, good: Any, k: Any,
           headers: Any, length: Any, start: Any, data: Any,
           partition: Any, offset: Any, timestamp: Any, timestamp_type: Any,
@@ -266,6 +277,7 @@ def compile_loops() -> None:
     data, kinds = np.zeros(0, np.uint8), np.zeros(0, np.int8)
     rows = np.zeros(0, np.int64)
     weigh(none, 0, 0)
+    errors(none, 0)
     measure(none, 0, lengths, none, rows)
     drain(none, rows, 0, none, lengths, starts, data, lengths[0], rows, rows, kinds, none)
     release(none, 0)

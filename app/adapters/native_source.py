@@ -52,6 +52,7 @@ class NativeSource:
         self._owned: set[tuple[str, int]] = set()
         self._failure: BaseException | None = None
         self._unreadable = Unreadable()
+        self._reached: dict[tuple[str, int], int] = {}
         self._callbacks = (
             rk.RebalanceCallback(self._rebalance),
             rk.ErrorCallback(self._error),
@@ -85,8 +86,8 @@ class NativeSource:
             errors = self._errors(n) if sum(map(len, batches)) < n else []
         finally:
             native_loops.release(self._addresses, n)
-        for code, text, topic, partition in errors:
-            self._consume_error(code, text, topic, partition)
+        for error in errors:
+            self._consume_error(*error)
         self._unreadable.came(batches)
         return batches
 
@@ -137,21 +138,23 @@ class NativeSource:
         rows: dict[np.uint64, Int64s] = {a: np.flatnonzero(rkt == a) for a in dict.fromkeys(rkt)}
         return [batch(address).take(at) for address, at in rows.items()]
 
-    def _errors(self, n: int) -> list[tuple[int, str, str, int]]:
-        messages = (rk.Message.from_address(int(a)) for a in self._addresses[:n])
+    def _errors(self, n: int) -> list[tuple[int, str, str, int, int]]:
+        bad = native_loops.errors(self._addresses, n)
+        messages = (rk.Message.from_address(int(a)) for a in self._addresses[bad])
         return [
             (
                 m.err,
                 c.string_at(m.payload, m.len).decode("utf-8", "replace") if m.payload else "",
                 rk.topic_name(m.rkt).decode() if m.rkt else "",
                 m.partition,
+                m.offset,
             )
             for m in messages
-            if m.err
         ]
 
-    def _consume_error(self, code: int, text: str, topic: str, partition: int) -> None:
+    def _consume_error(self, code: int, text: str, topic: str, partition: int, offset: int) -> None:
         if code == rk.ERR_PARTITION_EOF:
+            self._reached[topic, partition] = offset
             return
         if code in UNREADABLE:
             self._unreadable.failed(topic, partition, text)
@@ -231,6 +234,8 @@ class NativeSource:
 
     def seek(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """See `Source.seek`."""
+        for at in offsets:
+            self._reached.pop(at, None)
         with _list(offsets) as partitions:
             _object(rk.seek_partitions(self._client, partitions, _REQUEST_MS), "seek")
             rk.raise_for_elements(partitions, "seek")
@@ -245,6 +250,10 @@ class NativeSource:
             if high.value >= 0:
                 found[topic, partition] = high.value
         return found
+
+    def reached(self) -> Mapping[tuple[str, int], int]:
+        """See `Source.reached`."""
+        return self._reached
 
     def unreadable(self) -> Mapping[tuple[str, int], str]:
         """See `Source.unreadable`."""

@@ -25,6 +25,7 @@ CONSUMER_OPTIONS: Mapping[str, str] = {
     "fetch.queue.backoff.ms": "5",
     "session.timeout.ms": "10000",
     "check.crcs": "true",
+    "enable.partition.eof": "true",
     "heartbeat.interval.ms": "500",  # a rebalance is heard of by then, and takes two or three
 }
 PRODUCER_OPTIONS: Mapping[str, str] = {

@@ -247,6 +247,10 @@ class SimulatedSource:
         """See `Source.group_metadata`."""
         return self.member, self.generation
 
+    def reached(self) -> dict[Position, int]:
+        """See `Source.reached`: there are no markers."""
+        return {}
+
     def unreadable(self) -> dict[Position, str]:
         """See `Source.unreadable`."""
         return {}

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 
@@ -25,9 +26,9 @@ class Bench:
 
     def __init__(self) -> None:
         self._opened: MemorySource | None = None
-        self.owner = Nobody()
+        self.owner, self.metrics = Nobody(), Metrics()
         self.intake = Intake(
-            self._open, Ledger(), BatchPolicy(100, 3), LIMITS, Metrics(), self.owner
+            self._open, Ledger(), BatchPolicy(100, 3), LIMITS, self.metrics, self.owner
         )
 
     @property
@@ -85,6 +86,26 @@ async def test_batches_come_in_order_and_commit_when_done(bench: Bench) -> None:
     assert bench.source.commits == {}
     bench.intake.ledger.done([ticket])
     await until(lambda: bench.source.commits == {AT: 3})
+
+
+@pytest.mark.parametrize(
+    ("end", "reached", "is_at_end"), [(3, 0, True), (4, 4, True), (4, 3, False)]
+)
+async def test_a_marker_is_no_record_to_come(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, end: int, reached: int, *, is_at_end: bool
+) -> None:
+    """A log ends behind its last record where the consumer says so: there are markers between."""
+    monkeypatch.setattr(bench.source, "reached", lambda: {AT: reached})
+    monkeypatch.setattr(bench.source, "ends", lambda: {AT: end, AT1: 1})
+    bench.add(0, 3)
+    await bench.take()
+    lag = partial(
+        bench.metrics.registry.get_sample_value,
+        "riskwire_consumer_lag_records",
+        {"topic": "transactions", "partition": "0"},
+    )
+    await until(lambda: bench.intake.at_end() == ({AT} if is_at_end else set()))
+    await until(lambda: lag() == float(not is_at_end))
 
 
 async def test_a_full_queue_pauses_and_polls_on(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 import structlog
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from app.demo.cluster import Kafka
@@ -108,6 +108,28 @@ def test_companions_take_part_in_every_call(
     assert source.poll(500, 500, 0) == []
     source.resume([companion])
     assert {r[:3] for r in _read(source, 3)} == {(*companion, i) for i in (17, 18, 19)}
+    source.close()
+
+
+@both_sources
+def test_a_log_that_ends_in_a_transactions_marker_is_read_to_its_end(
+    make: MakeSource, kafka: Kafka, topic: MakeTopic, group: str
+) -> None:
+    """The consumer tells where it ended, behind the marker; not after a seek, nor before."""
+    name = topic("leader", partitions=1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": group})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    for i in range(3):
+        producer.produce(name, b"%d" % i, partition=0)
+    producer.commit_transaction(20)
+    source = make(_options(kafka, group), [name], Listener(), 500)
+    assert len(_read(source, 3)) == 3
+    _poll_until([source], lambda: source.reached() == {(name, 0): 4} == source.ends())
+    source.seek({(name, 0): 1})
+    assert source.reached() == {}
+    assert len(_read(source, 2)) == 2
+    _poll_until([source], lambda: source.reached() == {(name, 0): 4})
     source.close()
 
 
