@@ -69,6 +69,9 @@ def run(records: int, batch: int) -> dict[str, Any]:
                 spent["images of state"] += time.process_time() - began
                 counts["images"] += sum(len(image.pairs) for image in images)
                 for image in images:
+                    live.writing(image)
+                    store.blobs |= dict(image.pairs)
+                    store.blobs[meta_key(live.namespace, image.partition)] = image.after.encode()
                     live.flushed(image)
         report[name] = {stage: round(spent[stage] / n * 1e6, 3) for stage in STAGES} | dict(counts)
     report["levels"] = {str(level): _level(its, records, batch, level) for level in LEVELS}
