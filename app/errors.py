@@ -45,6 +45,10 @@ class BrokerUnavailable(Unavailable):
     """Kafka does not answer, or a record could not be delivered."""
 
 
+class GroupMoved(BrokerUnavailable):
+    """Kafka refuses offsets: the group has rebalanced, and this member has not heard of it yet."""
+
+
 class ScoringError(RiskwireError):
     """The model gave something that is no score (wrong shape, NaN, outside 0 to 1)."""
 

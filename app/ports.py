@@ -257,7 +257,8 @@ class Transactor(Protocol):
         """Send all outputs, and commit the input's next offsets with them, or nothing of it.
 
         `group` is what `Source.group_metadata` gave just now. Raises BrokerUnavailable where it is
-        not certain that all is committed: then this producer must not be used again.
+        not certain that all is committed: then this producer must not be used again. If it is a
+        GroupMoved, it is certain that nothing is.
         """
 
     def close(self, timeout_ms: int) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import structlog
 
 from app.delivery import Output
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, GroupMoved
 from app.intake import Intake
 from app.ports import Transactor
 
@@ -141,6 +141,13 @@ class TransactionalDelivery:
                     continue
                 try:
                     self._transact(transactor, taken)
+                except GroupMoved as error:
+                    # No end was asked for, so nothing is in doubt; opening the id again ends it.
+                    log.info("the group has moved on; committing again", error=str(error))
+                    self._begun_s = NOT_BEGUN
+                    self._give_back(taken)
+                    transactor.close(0)
+                    transactor = None
                 except BrokerUnavailable as error:
                     transactor.close(0)
                     transactor = None

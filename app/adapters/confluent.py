@@ -21,11 +21,12 @@ from app.adapters.topics import AT_END
 from app.adapters.transport import BYTES_MAX, queue_limits
 from app.adapters.unreadable import UNREADABLE, Unreadable
 from app.batching import ByteBound
-from app.errors import BrokerUnavailable, ConfigError
+from app.errors import BrokerUnavailable, ConfigError, GroupMoved
 from app.ports import RebalanceListener
 from app.records import Columns, Letter, Outbound, Ragged, RecordBatch, pack_headers
 
 log = structlog.get_logger("riskwire.kafka")
+GROUP_MOVED = (KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
 _REQUEST_S = 10.0
 Partitions = Sequence[tuple[str, int]]
 
@@ -42,7 +43,8 @@ def call(doing: str, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
     try:
         return function(*args, **kwargs)
     except KafkaException as error:
-        raise BrokerUnavailable(f"{doing}: {error.args[0].str()}") from error
+        kind = GroupMoved if error.args[0].code() in GROUP_MOVED else BrokerUnavailable
+        raise kind(f"{doing}: {error.args[0].str()}") from error
 
 
 def columns(topic: str, messages: Sequence[Message], polled_us: int) -> RecordBatch:

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from app.adapters.confluent import ObjectSink, call
 from app.adapters.transport import BYTES_MAX, is_trouble
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, GroupMoved
 from app.records import Outbound
 
 
@@ -68,7 +68,11 @@ class ObjectTransactor(ObjectSink):
         if offsets:
             its = [TopicPartition(*at, offset) for at, offset in offsets.items()]
             send = producer.send_offsets_to_transaction
-            call("send offsets to a transaction", send, its, group, timeout_s)
+            try:
+                call("send offsets to a transaction", send, its, group, timeout_s)
+            except GroupMoved:
+                self.poll(0)  # raises if anything else was wrong
+                raise
         call("commit a transaction", producer.commit_transaction, timeout_s)
         self.poll(0)
 

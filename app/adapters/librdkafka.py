@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
+from app.errors import BrokerUnavailable, ConfigError, GroupMoved, NativeTransportError
 
 VERSION_TESTED = (0x02100000, 0x0210FFFF)  # 2.16.x: what the pinned wheel carries
 MESSAGE_BYTES = 72
@@ -24,6 +24,8 @@ MESSAGE_BYTES = 72
 ERR_PARTITION_EOF, ERR_FATAL = -191, -150
 ERR_NO_OFFSET, ERR_ASSIGN, ERR_REVOKE = -168, -175, -174
 ERR_UNKNOWN_TOPIC = 3
+GROUP_MOVED = frozenset({22, 27})
+"""Kafka's codes: another generation of the group, and a rebalance that is under way."""
 OFFSET_INVALID, PARTITION_ANY = -1001, -1
 PRODUCER, CONSUMER = 0, 1
 MSG_COPY, MSG_PARTITION = 0x2, 0x8
@@ -170,6 +172,7 @@ commit_transaction = _function("commit_transaction", _P, _P, _I)
 consumer_group_metadata = _function("consumer_group_metadata", _P, _P)
 consumer_group_metadata_destroy = _function("consumer_group_metadata_destroy", None, _P)
 error_string = _function("error_string", _S, _P)
+error_code = _function("error_code", _I, _P)
 error_destroy = _function("error_destroy", None, _P)
 
 mock_cluster_new = _function("mock_cluster_new", _P, _P, _I)
@@ -257,11 +260,11 @@ def raise_for(error: int, doing: str) -> None:
 
 
 def raise_for_object(error: int | None, doing: str) -> None:
-    """Raise BrokerUnavailable for a rd_kafka_error_t* other than NULL, and free it."""
+    """Raise BrokerUnavailable or GroupMoved for a rd_kafka_error_t* other than NULL; free it."""
     if error:
-        text = error_string(error).decode()
+        text, code = error_string(error).decode(), error_code(error)
         error_destroy(error)
-        raise BrokerUnavailable(f"{doing}: {text}")
+        raise (GroupMoved if code in GROUP_MOVED else BrokerUnavailable)(f"{doing}: {text}")
 
 
 def configuration(options: Mapping[str, str]) -> int:

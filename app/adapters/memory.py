@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import BrokerUnavailable, RegistryUnavailable, StoreUnavailable
+from app.errors import BrokerUnavailable, GroupMoved, RegistryUnavailable, StoreUnavailable
 from app.ports import RebalanceListener
 from app.records import Float32s, Outbound, RecordBatch
 from app.watermarks import Watermark
@@ -297,10 +297,12 @@ class MemoryTransactor:
     ) -> None:
         """See `Transactor.transact`; waits while `holding` is clear.
 
-        `failing` is "before" the commit, or "after" it.
+        `failing` is "before" the commit, or "after" it, or "moved".
         """
         its = list(outbounds)
         self.holding.wait()
+        if self.failing == "moved":
+            raise GroupMoved("the group in memory has moved on")
         if self.failing == "before":
             raise BrokerUnavailable("the transaction in memory was not committed")
         self.committed.append((its, dict(offsets)))

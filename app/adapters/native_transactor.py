@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from app.adapters import librdkafka as rk
 from app.adapters.native_sink import NativeSink
 from app.adapters.transport import BYTES_MAX, is_trouble
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, GroupMoved
 from app.records import Outbound
 
 
@@ -91,7 +91,11 @@ class NativeTransactor(NativeSink):
             partitions = rk.partition_list(offsets)
             error = rk.send_offsets_to_transaction(client, partitions, group, timeout_ms)
             rk.list_destroy(partitions)
-            rk.raise_for_object(error, "send offsets to a transaction")
+            try:
+                rk.raise_for_object(error, "send offsets to a transaction")
+            except GroupMoved:
+                self._look()  # raises if anything else was wrong
+                raise
         rk.raise_for_object(rk.commit_transaction(client, timeout_ms), "commit a transaction")
         self._look()
 

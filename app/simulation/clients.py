@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, GroupMoved
 from app.ledger import Position
 from app.ports import RebalanceListener
 from app.records import Outbound, RecordBatch
@@ -311,7 +311,12 @@ class SimulatedTransactor:
                 self._group.check(*group)
                 cluster.send_offsets(name, self._epoch, offsets)
 
-            ask(send)
+            try:
+                ask(send)
+            except GroupMoved as moved:
+                if self._troubled:
+                    raise BrokerUnavailable("in a transaction: a connection was lost") from moved
+                raise
         self._end()
         if self._troubled or self._world.chance(self._connection.network.trouble):
             raise BrokerUnavailable("in a transaction: an error was reported beside")

@@ -10,7 +10,7 @@ with another generation than the group's, or of nobody.
 from collections.abc import Iterable
 from typing import Protocol
 
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, GroupMoved
 from app.simulation.kafka import REFUSED, Cluster
 from app.simulation.world import Process
 
@@ -56,7 +56,7 @@ class Group:
         if member not in self.members:
             raise BrokerUnavailable(REFUSED + "UNKNOWN_MEMBER_ID")
         if generation != self.generation:
-            raise BrokerUnavailable(REFUSED + "ILLEGAL_GENERATION")
+            raise GroupMoved(REFUSED + "ILLEGAL_GENERATION")
 
     def join(self, client: Client) -> None:
         """Let a client join, or join again; nothing while it is silent."""

@@ -140,6 +140,21 @@ async def test_doubt_throws_the_producer_away_and_asks_kafka(bench: Bench, faili
     assert offsets == sorted(set(offsets))
 
 
+async def test_a_group_that_moved_on_is_no_doubt(bench: Bench) -> None:
+    """Nothing of it is committed for certain: the same outputs go again, under the same id."""
+    bench.add(0, 3)
+    await until(lambda: bench.source.commits == {AT: 3})
+    bench.transactors[0].failing = "moved"
+    bench.add(3, 2)
+    await until(lambda: bench.source.commits == {AT: 5})
+    assert [transactor.closed for transactor in bench.transactors] == [True, False]
+    assert len(bench.ids) == 1
+    assert bench.owner.claims == 1, "nothing is read again"
+    assert [names for names, _ in bench.committed()] == [["0+3"], ["3+2"]]
+    assert bench.sent == ["0+3", "3+2"]
+    assert _commits(bench, "failed") == 0
+
+
 async def test_a_doubt_is_counted_as_a_failed_commit(bench: Bench) -> None:
     """Also what Kafka may have committed: nobody knows."""
     bench.transactors[0].failing = "after"

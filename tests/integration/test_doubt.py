@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from app.chaos.proxy import Proxy
 from app.config import Settings, load_settings
 from app.demo.cluster import Kafka
 from app.demo.process import free_ports
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, GroupMoved
 from app.ports import Transactor
 from app.records import Columns, Outbound, Ragged
 from tests.integration.test_transport import Listener
@@ -123,6 +123,51 @@ def test_a_commit_that_librdkafka_sent_twice_is_in_doubt(
 def _hang_up_once_held(proxy: Proxy) -> None:
     until(lambda: proxy.held == 1)
     proxy.hang_up()
+
+
+@contextmanager
+def closing_at_once(transactor: Transactor) -> Iterator[Transactor]:
+    """Close it afterwards, without waiting for anything."""
+    try:
+        yield transactor
+    finally:
+        transactor.close(0)
+
+
+@both
+def test_offsets_of_a_generation_that_is_over_are_no_doubt(kafka: Kafka, transport: str) -> None:
+    """They are refused before any end was asked for: opened again, the id commits the same."""
+    name = f"moved-{uuid.uuid4().hex[:8]}"
+    topics = {f"{name}-{role}": 2 for role in ("transactions", "labels", "scores")}
+    create_topics(kafka.bootstrap, topics, {})
+    settings = load_settings(
+        bootstrap_servers=kafka.bootstrap, group_id=name, topic_prefix=f"{name}-"
+    )
+    topic, read = settings.topic("scores"), (settings.topic("transactions"), 0)
+    columns = Columns(topic, np.zeros(1, np.int32), Ragged.of([b"k"]), Ragged.of([b"v"]))
+    with ExitStack() as stack:
+        one = stack.enter_context(closing(open_source(settings, transport, Listener())))
+        until(lambda: not one.poll(1, 50, 0) and len(one.assignment()) == 4)
+        over = one.group_metadata()
+        two = stack.enter_context(closing(open_source(settings, transport, Listener())))
+        until(lambda: not one.poll(1, 50, 0) and not two.poll(1, 50, 0) and bool(two.assignment()))
+
+        def transact(group: object) -> bool:
+            with closing_at_once(open_transactor(settings, transport, f"{name}.w1.a")) as its:
+                its.transact([Outbound((columns,), (), topic)], {read: 1}, group)
+            return True
+
+        def again() -> bool:
+            one.poll(1, 50, 0), two.poll(1, 50, 0)
+            with suppress(GroupMoved):  # it may not have heard of the last rebalance yet
+                return transact(one.group_metadata())
+            return False
+
+        with pytest.raises(GroupMoved):
+            transact(over)
+        until(again)
+        until(lambda: not one.poll(1, 50, 0) and one.committed([read]) == {read: 1})
+        assert visible(kafka, topic) == [b"v"]
 
 
 class Gate:
