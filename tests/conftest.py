@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from app.adapters.openmp import provide
@@ -25,6 +26,17 @@ SHARED = (LEFT_OUT, SERVERS, FIGURES)
 settings.register_profile("riskwire", deadline=None)
 settings.load_profile("riskwire")
 provide()
+
+
+_configure = structlog.configure
+
+
+def _configure_uncached(**options: Any) -> None:
+    """`structlog.configure`; a logger that is cached would be deaf to a later `capture_logs`."""
+    _configure(**options | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_uncached  # type: ignore[assignment]
 
 
 def left_out(config: pytest.Config, what: str, why: str) -> BaseException:

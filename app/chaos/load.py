@@ -42,7 +42,7 @@ class Load:
         self._rng = Random(f"riskwire load {seed}")  # noqa: S311 -- repeatable, no secret
         self._tier = tier
         self.sent = 0
-        self.count = len(self._past) + len(self._coming)
+        self.count = count
 
     def transactions(self, may_go: Callable[[], bool], more: Callable[[], bool]) -> Iterator[Due]:
         """Each at its time: all there are, and as long as `more` says so the same payments again.
