@@ -27,8 +27,8 @@ log = structlog.get_logger("riskwire.transactions")
 _ROOM_POLL_S = 0.001
 _LOOK_S = 0.1
 _INTERVAL_S_MIN, _INTERVAL_S_MAX = 0.003, 0.05
-_INTERVAL_SHARE = 1 / 4
-"""So long a rest follows a transaction, as a share of the time that it took."""
+_REST_SHARE, _LARGE_RECORDS = 1 / 4, 2048
+"""The rest after a transaction, as a share of its time; after a large one it is all of it."""
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
 STUCK_S = 45
 """Three calls of a transaction may take ten seconds each."""
@@ -224,7 +224,8 @@ class TransactionalDelivery:
         for output in outputs:
             output.sent()
         self._retry_s = _RETRY_FIRST_S
-        rest_s = _INTERVAL_SHARE * (time.monotonic() - began_s)
+        is_large = sum(output.count for output in outputs) > _LARGE_RECORDS
+        rest_s = (1 if is_large else _REST_SHARE) * (time.monotonic() - began_s)
         self._interval_s = min(max(rest_s, _INTERVAL_S_MIN), _INTERVAL_S_MAX)
 
     def _doubt(self, error: BrokerUnavailable) -> bool:
