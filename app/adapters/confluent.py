@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from app.adapters.companions import Companions
 from app.adapters.topics import AT_END
-from app.adapters.transport import BYTES_MAX, queue_limits
+from app.adapters.transport import BYTES_MAX, GROUP_MOVED, queue_limits
 from app.adapters.unreadable import UNREADABLE, Unreadable
 from app.batching import ByteBound
 from app.errors import BrokerUnavailable, ConfigError, GroupMoved
@@ -26,7 +26,6 @@ from app.ports import RebalanceListener
 from app.records import Columns, Letter, Outbound, Ragged, RecordBatch, pack_headers
 
 log = structlog.get_logger("riskwire.kafka")
-GROUP_MOVED = (KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS)
 _REQUEST_S = 10.0
 Partitions = Sequence[tuple[str, int]]
 

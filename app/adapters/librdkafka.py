@@ -16,6 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from app.adapters.transport import GROUP_MOVED
 from app.errors import BrokerUnavailable, ConfigError, GroupMoved, NativeTransportError
 
 VERSION_TESTED = (0x02100000, 0x0210FFFF)  # 2.16.x: what the pinned wheel carries
@@ -24,8 +25,6 @@ MESSAGE_BYTES = 72
 ERR_PARTITION_EOF, ERR_FATAL = -191, -150
 ERR_NO_OFFSET, ERR_ASSIGN, ERR_REVOKE = -168, -175, -174
 ERR_UNKNOWN_TOPIC = 3
-GROUP_MOVED = frozenset({22, 27})
-"""Kafka's codes: another generation of the group, and a rebalance that is under way."""
 OFFSET_INVALID, PARTITION_ANY = -1001, -1
 PRODUCER, CONSUMER = 0, 1
 MSG_COPY, MSG_PARTITION = 0x2, 0x8

@@ -53,6 +53,8 @@ BYTES_MAX = 1 << 26
 FETCH_BYTES_MIN = 1 << 20
 TRANSACTION_MS = 10_000
 """A transaction that is not over by then is the broker's to abort."""
+GROUP_MOVED = frozenset({22, 27})
+"""Kafka's codes: another generation of the group, and a rebalance that is under way."""
 _TROUBLE = ("FAIL", "REQTMOUT")
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
 
