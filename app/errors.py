@@ -44,6 +44,11 @@ class RegistryUnavailable(Unavailable):
 class BrokerUnavailable(Unavailable):
     """Kafka does not answer, or a record could not be delivered."""
 
+    def __init__(self, text: str, code: int = 0) -> None:
+        """`code` is Kafka's own for the error, 0 where it gave none."""
+        super().__init__(text)
+        self.code = code
+
 
 class GroupMoved(BrokerUnavailable):
     """Kafka refuses offsets: the group has rebalanced, and this member has not heard of it yet."""

@@ -18,10 +18,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from app.adapters.companions import Companions
 from app.adapters.topics import AT_END
-from app.adapters.transport import BYTES_MAX, GROUP_MOVED, queue_limits
+from app.adapters.transport import BYTES_MAX, queue_limits
 from app.adapters.unreadable import UNREADABLE, Unreadable
 from app.batching import ByteBound
-from app.errors import BrokerUnavailable, ConfigError, GroupMoved
+from app.errors import BrokerUnavailable, ConfigError
 from app.ports import RebalanceListener
 from app.records import Columns, Letter, Outbound, Ragged, RecordBatch, pack_headers
 
@@ -42,8 +42,8 @@ def call(doing: str, function: Callable[..., Any], *args: Any, **kwargs: Any) ->
     try:
         return function(*args, **kwargs)
     except KafkaException as error:
-        kind = GroupMoved if error.args[0].code() in GROUP_MOVED else BrokerUnavailable
-        raise kind(f"{doing}: {error.args[0].str()}") from error
+        cause = error.args[0]
+        raise BrokerUnavailable(f"{doing}: {cause.str()}", cause.code()) from error
 
 
 def columns(topic: str, messages: Sequence[Message], polled_us: int) -> RecordBatch:

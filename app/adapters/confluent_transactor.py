@@ -8,8 +8,8 @@ from typing import Any
 from confluent_kafka import KafkaError, TopicPartition
 
 from app.adapters.confluent import ObjectSink, call
-from app.adapters.transport import BYTES_MAX, is_trouble
-from app.errors import BrokerUnavailable, GroupMoved
+from app.adapters.transport import BYTES_MAX, is_trouble, raise_if_moved
+from app.errors import BrokerUnavailable
 from app.records import Outbound
 
 
@@ -70,8 +70,9 @@ class ObjectTransactor(ObjectSink):
             send = producer.send_offsets_to_transaction
             try:
                 call("send offsets to a transaction", send, its, group, timeout_s)
-            except GroupMoved:
+            except BrokerUnavailable as error:
                 self.poll(0)  # raises if anything else was wrong
+                raise_if_moved(error)
                 raise
         call("commit a transaction", producer.commit_transaction, timeout_s)
         self.poll(0)

@@ -16,8 +16,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from app.adapters.transport import GROUP_MOVED
-from app.errors import BrokerUnavailable, ConfigError, GroupMoved, NativeTransportError
+from app.errors import BrokerUnavailable, ConfigError, NativeTransportError
 
 VERSION_TESTED = (0x02100000, 0x0210FFFF)  # 2.16.x: what the pinned wheel carries
 MESSAGE_BYTES = 72
@@ -259,11 +258,11 @@ def raise_for(error: int, doing: str) -> None:
 
 
 def raise_for_object(error: int | None, doing: str) -> None:
-    """Raise BrokerUnavailable or GroupMoved for a rd_kafka_error_t* other than NULL; free it."""
+    """Raise BrokerUnavailable for a rd_kafka_error_t* other than NULL; free it."""
     if error:
         text, code = error_string(error).decode(), error_code(error)
         error_destroy(error)
-        raise (GroupMoved if code in GROUP_MOVED else BrokerUnavailable)(f"{doing}: {text}")
+        raise BrokerUnavailable(f"{doing}: {text}", code)
 
 
 def configuration(options: Mapping[str, str]) -> int:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from app.adapters import librdkafka as rk
 from app.adapters.native_sink import NativeSink
-from app.adapters.transport import BYTES_MAX, is_trouble
-from app.errors import BrokerUnavailable, GroupMoved
+from app.adapters.transport import BYTES_MAX, is_trouble, raise_if_moved
+from app.errors import BrokerUnavailable
 from app.records import Outbound
 
 
@@ -93,8 +93,9 @@ class NativeTransactor(NativeSink):
             rk.list_destroy(partitions)
             try:
                 rk.raise_for_object(error, "send offsets to a transaction")
-            except GroupMoved:
+            except BrokerUnavailable as refused:
                 self._look()  # raises if anything else was wrong
+                raise_if_moved(refused)
                 raise
         rk.raise_for_object(rk.commit_transaction(client, timeout_ms), "commit a transaction")
         self._look()

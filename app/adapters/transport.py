@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from app.config import Settings
-from app.errors import ConfigError, NativeTransportError
+from app.errors import BrokerUnavailable, ConfigError, GroupMoved, NativeTransportError
 from app.ports import RebalanceListener, Sink, Source, Transactor
 
 log = structlog.get_logger("riskwire.kafka")
@@ -53,7 +53,7 @@ BYTES_MAX = 1 << 26
 FETCH_BYTES_MIN = 1 << 20
 TRANSACTION_MS = 10_000
 """A transaction that is not over by then is the broker's to abort."""
-GROUP_MOVED = frozenset({22, 27})
+_GROUP_MOVED = (22, 27)
 """Kafka's codes: another generation of the group, and a rebalance that is under way."""
 _TROUBLE = ("FAIL", "REQTMOUT")
 _QUEUE_KBYTES = 2_097_151  # librdkafka's own limit, far above what BYTES_MAX and a batch come to
@@ -65,6 +65,12 @@ def queue_limits(records_max: int) -> dict[str, str]:
         "queue.buffering.max.messages": str(2 * records_max),
         "queue.buffering.max.kbytes": str(_QUEUE_KBYTES),
     }
+
+
+def raise_if_moved(refused: BrokerUnavailable) -> None:
+    """Raise GroupMoved if that is why Kafka refused a transaction's offsets."""
+    if refused.code in _GROUP_MOVED:
+        raise GroupMoved(str(refused), refused.code) from refused
 
 
 def choose_transport(settings: Settings) -> str:
