@@ -6,6 +6,7 @@ operator must mend.
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import time
@@ -251,6 +252,8 @@ def run(settings: Settings) -> int:
         settings.http_host, settings.http_port, metrics.registry, worker.readiness, worker.liveness
     )
     log.info("worker starts", model=worker.parts.scorer.model_id, http_port=http.port)
+    gc.freeze()
+    gc.enable()
     try:
         status = run_app(app, settings.log_level, logs.dict_config(settings))
     finally:

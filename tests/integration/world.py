@@ -254,15 +254,21 @@ class World:
 
     def check_complete(self, *, duplicates: bool) -> tuple[int, int]:
         """Every input offset has a score or a dead letter, in order; returns both counts."""
-        scores = [(s["source_partition"], s["source_offset"]) for s in self.scores()]
-        letters = [
-            (
-                int(row[4]["riskwire.error.source.partition"]),
-                int(row[4]["riskwire.error.source.offset"]),
-            )
-            for row in self.read("DEAD_LETTERS")
-        ]
-        both = set(scores) | set(letters)
+        end_s = time.monotonic() + 10
+        while True:
+            scores = [(s["source_partition"], s["source_offset"]) for s in self.scores()]
+            letters = [
+                (
+                    int(row[4]["riskwire.error.source.partition"]),
+                    int(row[4]["riskwire.error.source.offset"]),
+                )
+                for row in self.read("DEAD_LETTERS")
+            ]
+            both = set(scores) | set(letters)
+            # A transaction's offsets may be there a moment before its records can be read.
+            if len(both) >= self.sent or time.monotonic() > end_s:
+                break
+            time.sleep(0.2)
         assert not set(scores) & set(letters)
         assert len(both) == self.sent
         if not duplicates:
