@@ -32,6 +32,8 @@ _PAUSE_AFTER_S = 0.25
 _LAG_EVERY_S = 1.0
 _REWIND_POLL_S = 0.005
 _CONFIRM_POLL_S = 0.01
+_HEAR_S = 2.0
+"""So long after a pause it is heard of the logs' ends again."""
 _LEAVE_S = 1.5
 _COMMIT_AGAIN_S = 3600.0
 """The group forgets offsets that were not committed for some days, also where nothing came."""
@@ -89,6 +91,8 @@ class Intake:
         """The ticket of offsets that a transaction is to commit again; see `Ledger.is_open`."""
         self._unconfirmed: dict[Position, int] = {}
         self._ends: Mapping[Position, int] = {}
+        self._starts: dict[Position, int] = {}
+        self._hears_at = 0.0
         self._wanted_held: frozenset[Position] = frozenset()
         self._logs_held: frozenset[Position] = frozenset()
 
@@ -150,10 +154,12 @@ class Intake:
     ) -> bool:
         """Wait until these next offsets are committed for certain; False once `still` says no.
 
-        All that was begun by now, or all `but_one`, is acknowledged then. False also while it goes
-        back: what a rewind has dropped is not open any more, but it is not committed either.
+        All that was begun by now, or before the last batch if `but_one`, is acknowledged then.
+        False also while it goes back: what a rewind has dropped is not open any more, but it is not
+        committed either.
         """
-        ticket = self.ledger.last_ticket - but_one
+        ledger = self.ledger
+        ticket = ledger.last_admitted - 1 if but_one else ledger.last_ticket
         while not self._ended and not self._is_going_back and still():
             met = all(self._confirmed.get(at, -1) >= offset for at, offset in offsets.items())
             if met and self.ledger.is_done(ticket):
@@ -166,12 +172,12 @@ class Intake:
         """The next offset of a partition that is committed for certain, -1 where it is unknown."""
         return self._confirmed.get(at, -1)
 
-    def at_end(self) -> set[Position]:
-        """The logs that were read to their end, as far as the consumer has heard."""
-        if self._is_going_back:
-            return set()
+    def at_end(self) -> dict[Position, int]:
+        """See `Commits.at_end`."""
+        if self._is_going_back or time.monotonic() < self._hears_at:
+            return {}
         return {
-            at
+            at: -1 if self._position[at] == self._starts.get(at) else self._position[at]
             for at, end in self._ends.items()
             if self._position.get(at, -1) >= end > -1
             and at not in self._unclaimed
@@ -298,6 +304,7 @@ class Intake:
         paused = source.assignment()
         source.pause(list(paused))
         while not self._slots.acquire(timeout=0):
+            self._hears_at = time.monotonic() + _HEAR_S
             self._hold(source.poll(1, _FULL_MS, 0))
             self._commit(source, quiet=False)
             if new := source.assignment() - paused:
@@ -352,6 +359,7 @@ class Intake:
             return
         self._confirmed |= {at: committed.get(at, -1) for at in wanted}
         self._position |= starts
+        self._starts |= starts
         self._unconfirmed = {at: o for at, o in self._unconfirmed.items() if at not in starts}
         self.ledger.assigned(wanted)
         self._unclaimed -= set(wanted)
@@ -433,6 +441,7 @@ class Intake:
     def revoked(self, partitions: Sequence[Position], *, lost: bool) -> None:
         """See `RebalanceListener.revoked`."""
         self.ledger.released(partitions)
+        self._ends = {at: end for at, end in self._ends.items() if at not in set(partitions)}
         was_lost = lost
         if not lost and self._source is not None:
             # On stop `_drain` has waited already, and then closing revokes.
@@ -453,7 +462,7 @@ class Intake:
         self.ledger.forget(partitions)
         self._metrics.ages.forget(set(partitions))
         self._metrics.rebalance("lost" if lost else "revoked")
-        for known in (self._unconfirmed, self._position, self._confirmed):
+        for known in (self._unconfirmed, self._position, self._starts, self._confirmed):
             for at in partitions:
                 known.pop(at, None)
         log.info("partitions given up", partitions=sorted({p for _, p in partitions}), lost=lost)

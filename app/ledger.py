@@ -28,6 +28,8 @@ class Ledger:
         self._done: set[int] = set()
         self._committable: dict[Position, int] = {}
         self._last_ticket = 0
+        self.last_admitted = 0
+        """The newest ticket of a batch."""
         self.generation = 0
 
     def assigned(self, partitions: Iterable[Position]) -> None:
@@ -68,7 +70,7 @@ class Ledger:
                 batch = batch.take(np.flatnonzero(mine))
             if not len(batch):
                 return None
-            self._last_ticket += 1
+            self._last_ticket = self.last_admitted = self._last_ticket + 1
             offsets = {(batch.topic, p): offset for p, offset in next_offsets(batch).items()}
             self._tickets[self._last_ticket] = offsets
             return self._last_ticket, batch
@@ -117,7 +119,7 @@ class Ledger:
     def is_open(self, ticket: int) -> bool:
         """Whether this batch is begun, not done and not dropped by a rewind."""
         with self._lock:
-            return ticket in self._tickets
+            return ticket in self._tickets and ticket not in self._done
 
     def committable(self) -> dict[Position, int]:
         """The next offsets that became committable since the last call."""

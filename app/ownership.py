@@ -21,7 +21,6 @@ import asyncio
 import concurrent.futures
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -31,24 +30,23 @@ from app.backoff import Backoff
 from app.errors import ConfigError, StoreUnavailable, Unavailable
 from app.ledger import Position
 from app.live import Frozen, Live, taken_over
+from app.marks import Marks, Read
 from app.meta import Meta, Pair
 from app.metrics import Metrics
 from app.ports import Clock, Commits, StateStore
 from app.progress import Progress, never_began, reaches
-from app.quiet import QuietLogs
 from app.rewrite import OvertakenError, Rewrite
 from app.snapshots import Snapshots
-from app.watermarks import Announcer, Watermark, WatermarkLog
+from app.watermarks import Announcer, WatermarkLog
 from features.blob import meta_key
 
 log = structlog.get_logger("riskwire.state")
-CLAIM_S, FENCE_S = 5.0, 2.0
-READ_MARKS_US, READ_MARKS_SOON_US = 600_000_000, 1_000_000
+CLAIM_S, FENCE_S, FENCE_LONG_S = 5.0, 0.25, 2.0
 SAY_AGAIN_S = 5.0
 RELEASE_S = 1.5
 ROOM_POLL_S = 0.005
 T = TypeVar("T")
-_Marks = Mapping[int, tuple[Sequence[Watermark], int]]
+_Marks = Mapping[int, Read]
 
 
 class Ownership:
@@ -79,7 +77,7 @@ class Ownership:
         self._source = source
         self.live, self._store, self.topics, self._worker_id = live, store, topics, worker_id
         self._metrics, self._clock, self._flush_s = metrics, clock, flush_s
-        self._marks, self._fencer, self._append_time = marks, fencer, append_time
+        self._fencer, self._append_time = fencer, append_time
         self._snapshots = snapshots or Snapshots(None, live.namespace, live.partitions, source)
         self.announcer: Announcer | None = None
         self.transactional_id = ""
@@ -89,16 +87,16 @@ class Ownership:
         self._in_doubt: set[str] = set()
         self.lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self.backoff = Backoff()
+        self.marks = Marks(live, store, marks, topics, clock, self.lock, self.backoff)
         self._moving: set[int] = set()
-        self._read_marks_at_us = self._clock() + READ_MARKS_US
-        self._read_marks_soon_us, self._say_again_at = 0, 0.0
+        self._say_again_at = 0.0
         self._fencing: tuple[tuple[int, ...], concurrent.futures.Future[_Marks]] | None = None
+        self._fencing_since_s = 0.0
         self._read: _Marks = {}
         self._fenced: dict[int, int] = {}  # the epoch that was found
         self._held: dict[int, set[tuple[int, str, str]]] = {}  # claimed since it was assigned
         self._making_room = False
         self.progress = Progress(live)
-        self._quiet = QuietLogs(live, topics)
         self._commits: Commits | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -128,7 +126,7 @@ class Ownership:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._task = self._keeping = None
-        await asyncio.to_thread(self._marks.close)
+        await asyncio.to_thread(self.marks.log.close)
 
     def check(self) -> None:
         """Raise what ended the flushing."""
@@ -144,11 +142,14 @@ class Ownership:
         """See `StateOwner.fence`; on the consumer's thread. May take several calls."""
         wanted = tuple(partitions)
         if self._fencing is None or self._fencing[0] != wanted:
+            self._fence_no_more()
             self._fencing = (wanted, self._begun(self._fence(wanted)))
+            self._fencing_since_s = time.monotonic()
         try:
-            self._read = self._fencing[1].result(FENCE_S)
+            self._read = self._fencing[1].result(FENCE_S)  # meanwhile nothing else is read
         except concurrent.futures.TimeoutError:
-            self._say("fencing former owners, or clearing state that cannot be used")
+            if time.monotonic() > self._fencing_since_s + FENCE_LONG_S:
+                self._say("fencing former owners, or clearing state that cannot be used")
             return False
         except Unavailable as error:
             self._say(str(error))
@@ -156,6 +157,12 @@ class Ownership:
             return False
         self._fencing = None
         return True
+
+    def _fence_no_more(self) -> None:
+        """Leave former owners alone: what we were given is not what it was any more."""
+        if self._fencing is not None:
+            self._fencing[1].cancel()
+            self._fencing = None
 
     async def _fence(self, partitions: Sequence[int]) -> _Marks:
         """End former owners' transactions, fill anew what cannot be used, read the watermarks."""
@@ -181,7 +188,7 @@ class Ownership:
             log.info("a former owner is fenced", transactional_id=transactional_id)
             await asyncio.to_thread(self._fencer, transactional_id)
             self._in_doubt.discard(transactional_id)
-        return await self._marks.read(starts)
+        return await self.marks.log.read(starts)
 
     async def _fill_anew(self, partition: int, value: bytes | None) -> Meta:
         """Delete a partition's state; what the newest snapshot has that fits is there instead."""
@@ -227,9 +234,12 @@ class Ownership:
         """See `StateOwner.release`; on the consumer's thread."""
         if not partitions:
             return
+        self._fence_no_more()
         held = [self._held.pop(partition, None) for partition in partitions]
         if lost and any(held):
             self.renew()  # what we wrote under is the next owner's to fence
+            if self.transactional_id:
+                self._must_commits().go_back()  # so that Redis names the new one for all we own
         self._moving |= set(partitions)
         timeout_s = 0.0 if lost else RELEASE_S  # who only forgets is not waited for
         self._wait(self._release(partitions, lost=lost), timeout_s, go_on=True)
@@ -270,26 +280,12 @@ class Ownership:
                     return None
                 silent_until = (max(at[0], 0), max(at[1], 0))
                 self.live.adopt(partition, meta, silent_until)
-                self._quiet.forget(partition)
+                self.marks.quiet.forget(partition)
                 for topic, offset in zip(self.topics, meta.next_offset, strict=True):
                     starts[topic, partition] = offset
-                self._know(partition, self._read.get(partition, ((), meta.next_mark)))
+                self.marks.know(partition, self._read.get(partition, ((), meta.next_mark)))
             self._moving -= set(partitions)
             return starts
-
-    def _know(self, partition: int, read: tuple[Sequence[Watermark], int]) -> None:
-        marks, self.live.next_mark[partition] = read
-        for mark in marks:
-            self.live.declare(partition, mark)
-
-    async def _read_marks(self) -> None:
-        """Know the watermarks of owned partitions that came since they were read last."""
-        starts = {p: self.live.next_mark[p] for p in self.live.owned}
-        found = await self._marks.read(starts)
-        async with self.lock:
-            for partition, read in found.items():
-                if self.live.next_mark.get(partition) == starts[partition]:
-                    self._know(partition, read)
 
     async def _claim_one(self, partition: int, committed: Pair) -> Meta | None:
         key = meta_key(self.live.namespace, partition)
@@ -355,12 +351,11 @@ class Ownership:
     async def _flush_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._flush_s)
-            await self._declare_quiet()
-            if self._clock() >= self._read_marks_at_us:
-                # What we have declared ourselves need not be read by the next owner then.
-                self._read_marks_at_us = self._clock() + READ_MARKS_US
-                with suppress(Unavailable):
-                    await self._read_marks()
+            if self.announcer is not None:
+                await self.marks.declare_quiet(
+                    self._must_commits(), self.announcer, self._moving, lambda: self._making_room
+                )
+            await self.marks.read_now_and_then()
             await self.flush()
             now_us = self._clock()
             self._metrics.progress(self.progress.behind(now_us), self.progress.incomplete(now_us))
@@ -451,42 +446,6 @@ class Ownership:
             found="older state" if found else "none",
         )
         self._must_commits().go_back()
-
-    async def _declare_quiet(self) -> None:
-        """Declare logs complete that were read to their end and have been quiet since.
-
-        What is declared holds at once. Its ticket is older than those of all outputs that rest on
-        it, so that committed offsets stand for what the topic says too.
-        """
-        if self.announcer is None:
-            return
-        async with self.lock:
-            if self._making_room:
-                return  # the batch that waits for room has an older ticket
-            declared = self._quiet.found(self._must_commits().at_end(), self._clock())
-            if not declared:
-                return
-            for partition, mark in declared:
-                self.live.declare(partition, mark)
-            ticket = self.announcer.begin(declared)
-        # Not under the lock: where the outputs fail, everything is claimed again, which takes it.
-        await self.announcer.send(declared, ticket)
-
-    async def hear_others(self) -> None:
-        """Know how far the owners of other partitions are, and what was declared of ours."""
-        live = self.live
-        keys = {
-            q: meta_key(live.namespace, q) for q in range(live.partitions) if q not in live.owned
-        }
-        found = await self.backoff.until_available("Redis", self._store.fetch, [*keys.values()])
-        async with self.lock:
-            for partition, value in zip(keys, found, strict=True):
-                if (meta := Meta.parse(value)) is not None:
-                    live.hear(partition, meta)
-        if self._clock() >= self._read_marks_soon_us:
-            self._read_marks_soon_us = self._clock() + READ_MARKS_SOON_US
-            with suppress(Unavailable):
-                await self._read_marks()
 
     def _must_commits(self) -> Commits:
         assert self._commits is not None, "start comes first"  # noqa: S101 -- our own order

@@ -113,7 +113,7 @@ class Commits(Protocol):
     ) -> bool:
         """Wait until these next offsets are committed, and outputs begun by now acknowledged.
 
-        Without those of the last one that was begun if `but_one`: whose batch waits for room.
+        Without those of the last batch that was begun if `but_one`: it waits for room.
         False once `still` says no.
         """
 
@@ -126,8 +126,11 @@ class Commits(Protocol):
     def go_back(self) -> None:
         """Drop what is in hand and claim every partition again, soon."""
 
-    def at_end(self) -> set[tuple[str, int]]:
-        """The logs that were read to their end, as far as the consumer has heard."""
+    def at_end(self) -> dict[tuple[str, int], int]:
+        """The logs that were read to their end, as far as the consumer has heard.
+
+        With the offset up to which their records came, -1 where none came since it was claimed.
+        """
 
 
 class StateOwner(Protocol):

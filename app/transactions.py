@@ -4,8 +4,9 @@ Batches that are decided on wait here; a thread takes all that wait, encodes the
 with the offsets that they complete, while the next ones are scored. Whatever goes wrong in a
 transaction leaves it in doubt (KAFKA-17754: a late commit may decide a later transaction), so there
 is one answer to it: the producer is thrown away, its id is fenced, all partitions are claimed again
-from the offsets that Kafka has, and a new incarnation goes on. No transaction is ever aborted by
-the producer that began it.
+from the offsets that Kafka has, and a new incarnation goes on. Only where Kafka has refused the
+offsets, since the group has moved on, is nothing in doubt: the same outputs go again under the same
+id. No transaction is ever aborted by the producer that began it.
 """
 
 import asyncio
@@ -30,6 +31,9 @@ _INTERVAL_S_MIN, _INTERVAL_S_MAX = 0.003, 0.05
 _REST_SHARE, _LARGE_RECORDS = 1 / 4, 2048
 """The rest after a transaction, as a share of its time; after a large one it is all of it."""
 _RETRY_FIRST_S, _RETRY_LONGEST_S = 0.5, 15.0
+MOVED_MAX = 60
+"""So often the same outputs go again, some seconds long, until a rebalance that is not over is
+taken for doubt."""
 STUCK_S = 45
 """Three calls of a transaction may take ten seconds each."""
 NOT_BEGUN = float("inf")
@@ -64,6 +68,7 @@ class TransactionalDelivery:
         self._began, self._records_max, self._bytes_max = began, records_max, bytes_max
         self._waiting: deque[_Waiting] = deque()
         self._records = self._bytes = 0
+        self._sending: set[int] = set()
         self._changed = threading.Condition()
         self._closed = False
         self._fault: BaseException | None = None
@@ -91,27 +96,38 @@ class TransactionalDelivery:
             self._began(self._id)
 
     async def send(self, output: Output, ticket: int) -> bool:
-        """See `Deliverer.send`; raises what ended the thread."""
-        while True:
-            with self._changed:
-                if self._fault is not None:
-                    raise self._fault
-                if self.is_stuck:
-                    raise BrokerUnavailable(f"a transaction does not end: {STUCK_S} s and more")
-                if not self._intake.ledger.is_open(ticket):
-                    return False
-                fits = not self._waiting or (
-                    self._records + output.count <= self._records_max
-                    and self._bytes + output.nbytes <= self._bytes_max
-                )
-                fits &= len(self._waiting) < _BATCHES_MAX
-                if fits or not output.waits:
-                    self._waiting.append(_Waiting(ticket, output))
-                    self._records += output.count
-                    self._bytes += output.nbytes
-                    self._changed.notify()
+        """See `Deliverer.send`; raises what ended the thread.
+
+        None goes before an older one, which would have its offsets committed without it.
+        """
+        self._sending.add(ticket)
+        try:
+            while self._intake.ledger.is_open(ticket):
+                if ticket == min(self._sending) and self._put(output, ticket):
                     return True
-            await asyncio.sleep(_ROOM_POLL_S)
+                await asyncio.sleep(_ROOM_POLL_S)
+            return False
+        finally:
+            self._sending.discard(ticket)
+
+    def _put(self, output: Output, ticket: int) -> bool:
+        with self._changed:
+            if self._fault is not None:
+                raise self._fault
+            if self.is_stuck:
+                raise BrokerUnavailable(f"a transaction does not end: {STUCK_S} s and more")
+            fits = not self._waiting or (
+                self._records + output.count <= self._records_max
+                and self._bytes + output.nbytes <= self._bytes_max
+            )
+            fits &= len(self._waiting) < _BATCHES_MAX
+            if fits or not output.waits:
+                self._waiting.append(_Waiting(ticket, output))
+                self._records += output.count
+                self._bytes += output.nbytes
+                self._changed.notify()
+                return True
+            return False
 
     @property
     def is_stuck(self) -> bool:
@@ -128,6 +144,7 @@ class TransactionalDelivery:
 
     def _run(self) -> None:
         transactor: Transactor | None = None
+        moved = 0
         try:
             while not self._closed:
                 if transactor is None and (transactor := self._opened()) is None:
@@ -141,17 +158,14 @@ class TransactionalDelivery:
                     continue
                 try:
                     self._transact(transactor, taken)
-                except GroupMoved as error:
-                    # No end was asked for, so nothing is in doubt; opening the id again ends it.
-                    log.info("the group has moved on; committing again", error=str(error))
-                    self._begun_s = NOT_BEGUN
-                    self._give_back(taken)
-                    transactor.close(0)
-                    transactor = None
+                    moved = 0
                 except BrokerUnavailable as error:
                     transactor.close(0)
                     transactor = None
-                    if not self._doubt(error):
+                    if isinstance(error, GroupMoved) and moved < MOVED_MAX:
+                        moved += 1
+                        self._try_again(taken, error, moved)
+                    elif not self._doubt(error):
                         break
         except BaseException as fault:  # noqa: BLE001 -- the event loop raises it
             self._fault = fault
@@ -177,6 +191,19 @@ class TransactionalDelivery:
         with self._changed:
             self._changed.wait_for(lambda: self._closed, self._retry_s)
         self._retry_s = min(2 * self._retry_s, _RETRY_LONGEST_S)
+
+    def _try_again(self, taken: list[_Waiting], error: GroupMoved, times: int) -> None:
+        """Let what a moved group has refused go again, under the same id.
+
+        No end was asked for, so nothing is in doubt; opening the id again ends the transaction.
+        """
+        if times == 1:
+            log.info("the group has moved on; committing again", error=str(error))
+        self._begun_s = NOT_BEGUN
+        self._give_back(taken)
+        if times > 1:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, _INTERVAL_S_MAX)
 
     def _give_back(self, taken: list[_Waiting]) -> None:
         with self._changed:
@@ -212,9 +239,10 @@ class TransactionalDelivery:
             if again:
                 tickets = sorted([*tickets, intake.again])
             completed = intake.ledger.offsets(tickets)
-            least = 0 if again else 1
-            offsets = {at: o for at, o in completed.items() if o >= intake.committed(at) + least}
             outputs = [each.output for each in its if each.output.count]
+            # With outputs the same offset is sent again: so the group says whether we are in it.
+            least = 0 if again or outputs else 1
+            offsets = {at: o for at, o in completed.items() if o >= intake.committed(at) + least}
             if outputs or offsets:
                 group = intake.group_metadata()
                 transactor.transact((output.encode() for output in outputs), offsets, group)

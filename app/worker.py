@@ -94,7 +94,7 @@ class Worker:
             if not live.is_everywhere and live.is_ahead():
                 await self.ownership.flush()
             if alignment.waiting() and self._went_on == before:
-                await self.ownership.hear_others()
+                await self.ownership.marks.hear_others()
                 async with self._aligning:
                     await self._go_on(alignment)
 
@@ -127,10 +127,10 @@ class Worker:
         done: list[Processed] = []
 
         def encode() -> Outbound:
-            done.append(emitted(its, self.parts))
-            return done[-1].outbound
+            done[:] = [emitted(its, self.parts)]  # a transaction that is tried again does it again
+            return done[0].outbound
 
-        return Output(its.count, encode, lambda: self._count(done[-1]), nbytes=its.nbytes)
+        return Output(its.count, encode, lambda: self._count(done[0]), nbytes=its.nbytes)
 
     async def _learn(self, records: RecordBatch) -> Outbound:
         """Let the state know a batch of outcomes; its outputs are dead letters."""

@@ -99,7 +99,8 @@ class _Judge:
             its.check_complete(committed, drained=drained)
             ends = (part.payments.next_offset, part.labels.next_offset)
             pair = (committed["transactions"], committed["labels"])
-            check_meta(p, metas[p], ends, pair, settings.partitions, self.marks, self.report)
+            check_meta(p, metas[p], ends, pair, settings.partitions, self.marks, self.report,
+                       drained=drained)  # fmt: skip
             Replay(
                 p, settings.topics, self.namespace, self.model.timing, self.model, self.report
             ).run(part.payments, logs.places, self._log(p, "TRANSACTIONS"), metas[p], part.told,

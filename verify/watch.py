@@ -14,7 +14,7 @@ from verify.kafka import AT_END, Consumers, record_of
 from verify.laws import OUTPUTS, Seen, checksum
 from verify.settings import Settings
 
-POLL_S = 0.2
+POLL_S, STOP_S = 0.2, 120.0
 
 
 class Watch:
@@ -32,10 +32,10 @@ class Watch:
         return self
 
     def stop(self) -> None:
-        """Read to the end of what is there, and end."""
+        """Read to the end of what is there, and end; where that is not to be had, in STOP_S."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     def run(self) -> None:
         """Read until stopped and then to the end."""

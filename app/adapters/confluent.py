@@ -108,7 +108,6 @@ class ObjectSource:
         self._failure: BaseException | None = None
         self._bound = ByteBound(bytes_max)
         self._owned: set[tuple[str, int]] = set()
-        self._rebalanced = True
         self._group: object = None
         self._unreadable = Unreadable()
         self._reached: dict[tuple[str, int], int] = {}
@@ -129,10 +128,6 @@ class ObjectSource:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        if self._rebalanced:
-            # Here only: in another thread the call waits for a pause in this one's, with the GIL.
-            self._rebalanced = False
-            self._group = self._consumer.consumer_group_metadata()
         polled_us = time.time_ns() // 1000
         topics: dict[str, list[Message]] = {}
         for message in messages:
@@ -187,8 +182,13 @@ class ObjectSource:
             raise BrokerUnavailable(f"read metadata of {topic}: {found.error.str()}")
         return len(found.partitions)
 
+    def _hear_of_group(self) -> None:
+        # At a rebalance, before the listener waits for transactions that need it; and on this
+        # thread: on another the call waits for a pause in this one's, with the GIL.
+        self._group = self._consumer.consumer_group_metadata()
+
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._rebalanced = True
+        self._hear_of_group()
         at = [(p.topic, p.partition) for p in partitions]
         besides = self._companions.joining(at)
         at += besides
@@ -199,7 +199,8 @@ class ObjectSource:
         (consumer.incremental_assign if self._cooperative else consumer.assign)(every)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition], *, lost: bool) -> None:
-        self._rebalanced = True
+        if not lost:  # else the group knows us no longer, and refuses what goes by the old one
+            self._hear_of_group()
         at = [(p.topic, p.partition) for p in partitions]
         besides = self._companions.leaving(at, self._owned)
         at += besides

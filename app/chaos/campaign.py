@@ -52,6 +52,10 @@ class Takeover:
     alone: bool
 
 
+MAY_END = ("StateError", "BrokerUnavailable")
+"""A worker whose partitions another has claimed ends, and one whose transaction never does."""
+
+
 class Campaign:
     """Runs one campaign on a stage."""
 
@@ -227,6 +231,8 @@ class Campaign:
             words = f"worker {number}, status {member.process.returncode}: {member.last_words()}"
             self.verdict.ended.append(words)
             self._say(f"ended by itself: {words}")
+            if member.process.returncode and not any(why in words for why in MAY_END):
+                self._fail(words)
         if member.intent == "leave" or number >= self.tier.workers or self._stop.is_set():
             del self.crew.members[number]
             return

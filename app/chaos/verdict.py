@@ -10,6 +10,7 @@ from typing import Any
 
 from app.chaos.schedule import KINDS, SESSION_MS, Tier
 from verify import Report
+from verify.report import HELD, LAWS
 
 TAKEOVER_S_MAX, LEAVE_S_MAX = SESSION_MS / 1000 + 3.0, 2.0
 HEADS = (
@@ -53,8 +54,10 @@ class Verdict:
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong, however long it took."""
-        return not self.violations and self.report is not None and self.report.holds
+        """Whether nothing is wrong and every law was checked, however long it took."""
+        report = self.report
+        checked = report is not None and all(report.verdict(law) == HELD for law in LAWS)
+        return checked and not self.violations
 
     @property
     def word(self) -> str:

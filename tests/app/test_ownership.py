@@ -72,9 +72,9 @@ class Known:
         """See `Commits.go_back`."""
         self.gone_back += 1
 
-    def at_end(self) -> set[Position]:
+    def at_end(self) -> dict[Position, int]:
         """See `Commits.at_end`."""
-        return set()
+        return {}
 
 
 class Store(MemoryStore):
@@ -473,7 +473,7 @@ async def test_others_are_heard_and_what_was_declared_of_ours(bench: Bench) -> N
     await two.read(1, 3, committed=True)
     await two.its.flush()
     bench.marks.marks[0] = [Watermark(TRANSACTIONS, 0, T0 + 7)]
-    await one.its.hear_others()
+    await one.its.marks.hear_others()
     assert one.quiet(1) == (T0 + 2 - LIVE.lateness_us, NEVER)
     assert one.quiet(0) == (T0 + 7, NEVER)
 

@@ -36,7 +36,7 @@ async def test_a_released_partition_whose_watermarks_are_being_read(
         return found
 
     monkeypatch.setattr(bench.marks, "read", slow)
-    hearing = asyncio.create_task(one.its.hear_others())
+    hearing = asyncio.create_task(one.its.marks.hear_others())
     await going.wait()
     await one.release(0)
     go_on.set()
@@ -202,6 +202,10 @@ async def test_who_gives_up_a_partition_unreleased_goes_on_under_another_id(benc
     assert renewed == []
     await one.release(1, lost=True)
     assert renewed == [0]
+    assert one.known.gone_back == 0
+    one.its.transactional_id = "g.w1"
+    await one.release(2, lost=True)
+    assert one.known.gone_back == 1, "Redis is to name the new id for all that is still owned"
 
 
 async def test_a_redis_that_was_rolled_back_has_nobody_fenced(bench: Bench) -> None:

@@ -275,6 +275,50 @@ async def test_at_most_so_many_records_wait(bench: Bench) -> None:
     await until(lambda: bench.source.commits == {AT: 181})
 
 
+async def test_nothing_overtakes_a_batch_that_waits_for_room(bench: Bench) -> None:
+    """A watermark's offset stands for all before it: it goes after them, or they would be lost."""
+    bench.transactors[0].holding.clear()
+    bench.add(0, 1)
+    await asyncio.sleep(0.1)
+    for first in (1, 61):
+        bench.add(first, 60)
+    await asyncio.sleep(0.1)
+    ticket = bench.intake.ledger.begin({AT: 121})
+    mark = Output(1, lambda: Outbound((), (), "mark"), waits=False)
+    going = asyncio.create_task(bench.delivery.send(mark, ticket))
+    await asyncio.sleep(0.1)
+    bench.transactors[0].holding.set()
+    assert await asyncio.wait_for(going, 5)
+    await until(lambda: bench.source.commits == {AT: 121})
+    sent = [(name, offsets[AT]) for names, offsets in bench.committed() for name in names]
+    assert [name for name, _ in sent] == ["0+1", "1+60", "61+60", "mark"]
+    assert [offset for _, offset in sent][:2] == [1, 61]
+
+
+async def test_a_group_that_goes_on_moving_is_doubt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs are not sent again for ever."""
+    monkeypatch.setattr("app.transactions.MOVED_MAX", 2)
+    bench.transactors[0].failing = "moved"
+    make = bench.delivery._open_transactor
+
+    def moving(transactional_id: str) -> Transactor:
+        transactor = make(transactional_id)
+        if len(bench.transactors) <= 3:
+            bench.transactors[-1].failing = "moved"
+        return transactor
+
+    monkeypatch.setattr(bench.delivery, "_open_transactor", moving)
+    bench.add(0, 3)
+    await until(lambda: len(bench.source.sought) == 2, 5)
+    bench.add(0, 3)  # read again
+    await until(lambda: bench.source.commits == {AT: 3}, 5)
+    assert len(bench.transactors) == 4
+    assert len(bench.ids) == 2
+    assert _commits(bench, "failed") == 1
+
+
 async def test_a_new_id_holds_from_the_next_transaction_on(bench: Bench) -> None:
     """Nothing is in doubt and nothing is dropped; the owner has heard of it before."""
     bench.add(0, 2)

@@ -41,6 +41,12 @@ def world(kafka: Kafka, redis_url: str, tmp_path: Path) -> Iterator[World]:
         yield world
 
 
+@pytest.fixture(params=["native", "objects"], autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it on both."""
+    monkeypatch.setitem(SETTINGS, "transport", request.param)
+
+
 def metas(world: World) -> dict[int, Meta]:
     """What Redis says of each partition's state."""
     found: dict[int, Meta] = {}

@@ -153,7 +153,13 @@ class World:
         self.group = f"worker-{uuid.uuid4().hex[:12]}"
         self.workers: list[Worker] = []
         self.sent = 0
-        self._producer = Producer({"bootstrap.servers": bootstrap, "message.max.bytes": "2000000"})
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "message.max.bytes": "2000000",
+                "enable.idempotence": "true",
+            }
+        )
 
     def worker(self, **settings: object) -> Worker:
         """Start a worker on these topics, with more settings."""

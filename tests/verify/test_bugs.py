@@ -399,6 +399,15 @@ async def test_a_flush_ahead_of_the_commit_is_found(scorer: OnnxScorer, monkeypa
     assert isinstance(world, World)
 
 
+async def test_state_that_is_lost_or_was_never_written_is_found(scorer: OnnxScorer) -> None:
+    """Once the workers have had time to write it; before, Redis may have nothing."""
+    world = await run(Deployment(filled(), scorer))
+    world.store.blobs.clear()
+    assert judge(world, SETTINGS, drained=False).holds
+    report = judge(world, SETTINGS, drained=True)
+    assert laws(report) == {"C6"}, "\n".join(report.lines())
+
+
 async def test_reading_what_was_aborted_is_found(scorer: OnnxScorer) -> None:
     """A worker that reads uncommitted records scores what never was."""
     world = filled()
