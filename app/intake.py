@@ -35,8 +35,6 @@ _CONFIRM_POLL_S = 0.01
 _HEAR_S = 2.0
 """So long after a pause it is heard of the logs' ends again."""
 _LEAVE_S = 1.5
-_COMMIT_AGAIN_S = 3600.0
-"""The group forgets offsets that were not committed for some days, also where nothing came."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +46,8 @@ class IntakeLimits:
     drain_timeout_s: float
     commits_itself: bool = True
     """Else transactions do, and say so by `transacted`."""
+    commit_again_s: float = 3600.0
+    """So often offsets of quiet logs are committed again: the group would forget them in days."""
 
 
 class Intake:
@@ -86,7 +86,7 @@ class Intake:
         self._source: Source | None = None
         self._left = False
         self._commit_at = 0.0
-        self._commit_again_at = time.monotonic() + _COMMIT_AGAIN_S
+        self._commit_again_at = time.monotonic() + limits.commit_again_s
         self.again = 0
         """The ticket of offsets that a transaction is to commit again; see `Ledger.is_open`."""
         self._unconfirmed: dict[Position, int] = {}
@@ -376,7 +376,7 @@ class Intake:
             self._lag_at = now + _LAG_EVERY_S
             self._measure_lag(source)
         if now >= self._commit_again_at:
-            self._commit_again_at = now + _COMMIT_AGAIN_S
+            self._commit_again_at = now + self._limits.commit_again_s
             self._commit_quiet_again()
         offsets = self._committable()
         if self._unconfirmed and (quiet or self._confirm.is_set()):
@@ -393,7 +393,7 @@ class Intake:
         quiet = {at: o for at, o in known.items() if 0 <= o == self._position.get(at)}
         if self._limits.commits_itself:
             self._unconfirmed = quiet | self._unconfirmed
-        else:
+        elif not self.ledger.is_open(self.again):  # else nobody would do what it stood for
             self.again = self.ledger.begin(quiet)
 
     def _committable(self) -> dict[Position, int]:

@@ -57,6 +57,7 @@ def _run(world: World) -> Iterator[str]:
         inflight_records_max=(3, 20, 1000)[world.between(0, 2)],
         flush_s=(0.02, 0.2, 1.0)[world.between(0, 2)],
         customers_max=(12, 24)[world.between(0, 1)],
+        commit_again_s=(0.3, 1.5, 3600.0)[world.seed // POOL % 3],
     )
     hosts = [
         Host(world, f"w{i}", cluster, group, server, network, knobs)

@@ -81,6 +81,7 @@ class Knobs:
     inflight_records_max: int
     flush_s: float
     customers_max: int
+    commit_again_s: float
 
 
 class Host:
@@ -188,7 +189,13 @@ class Host:
             lambda listener: SimulatedSource(connection, self._group, listener),
             Ledger(),
             BatchPolicy(knobs.records_max, 3),
-            IntakeLimits(knobs.queue_batches_max, 100, 2.0, commits_itself=False),
+            IntakeLimits(
+                knobs.queue_batches_max,
+                100,
+                2.0,
+                commits_itself=False,
+                commit_again_s=knobs.commit_again_s,
+            ),
             metrics,
             ownership,
         )
