@@ -1,10 +1,11 @@
-"""The consumer's thread: polls from subscribe on, hands batches to the event loop, commits offsets.
+"""The consumer's thread: polls from subscribe on, hands batches to the event loop.
 
 Only this thread touches the `Source`. A bounded number of batches waits for the pipeline; when it
 is full, partitions are paused and polling goes on, so that heartbeats and rebalances are never
 late. Of partitions that were assigned nothing is handed out until their state is owned; then they
-are read from where that state ends. On revoke it waits for what is in hand, commits it and lets go.
-Errors end the thread and reach `get`.
+are read from where that state ends. On revoke it waits for what is in hand to be committed and lets
+go. At least once, it commits by itself; else transactions do. Errors end the thread and reach
+`get`.
 """
 
 import asyncio
