@@ -1,9 +1,9 @@
 """Which input offsets may be committed: the record of what is owned, in hand and acknowledged.
 
 Its users are the consumer's thread (`assigned`, `released`, `rewound`, `committable`), the pipeline
-(`admit`, `done`) and the thread of transactions (`offsets`, `done`). A batch gets a ticket when its processing begins; its offsets become
-committable once every output of it and of all earlier tickets is acknowledged. Records of
-partitions that were given up since they were polled are not admitted.
+(`admit`, `done`) and the thread of transactions (`offsets`, `done`). A batch gets a ticket when its
+processing begins; its offsets become committable once every output of it and of all earlier tickets
+is acknowledged. Records of partitions that were given up since they were polled are not admitted.
 """
 
 import threading
