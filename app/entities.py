@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.records import Bytes, Int32s, Int64s, Ragged
-from features.compiled import compiled
+from features.compiled import compiled, prefetch
 from features.state import Flags
 from features.xxh64 import UInt64s, hash_bytes
 
 TOKEN_BYTES_MAX = 64
 EMPTY = -1
+AHEAD = 8
+"""So many tokens ahead the memory of a row is fetched, and that of the index twice as many."""
 SPARE_SHARE = 8
 """One row in so many is freed at an eviction, so that evictions are rare."""
 
@@ -73,8 +75,9 @@ class Table:
         n = len(tokens)
         if n > self.free:
             raise TableFull
-        found, new = np.empty(n, np.int32), np.empty(n, np.int32)
-        count = _rows(self._slots, tokens.data, tokens.start, tokens.length, group, found, new)
+        found, new, tags = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.uint64)
+        its = tokens.data, tokens.start, tokens.length
+        count = _rows(self._slots, *its, group, tags, found, new)
         return found, new[:count]
 
     def tokens(self, rows: Int32s | Int64s) -> list[bytes]:
@@ -121,14 +124,32 @@ class Table:
 
 @compiled
 def _rows(
-    slots: _Slots, data: Bytes, start: Int64s, length: Int32s, group: Int32s,
+    slots: _Slots, data: Bytes, start: Int64s, length: Int32s, group: Int32s, tags: UInt64s,
     found: Int32s, new: Int32s,
 ) -> int:  # fmt: skip
-    """Find or add every token; the number of new ones. There are as many free rows as tokens."""
+    """Find or add every token; the number of new ones. There are as many free rows as tokens.
+
+    `tags` uint64 (n,) is room for their hashes. Memory is fetched ahead, the index first.
+    """
     slots.counts[0] += 1
-    count = 0
-    for i in range(len(found)):
-        tag = hash_bytes(data, start[i], length[i])
+    count, n = 0, len(found)
+    mask = np.uint64(len(slots.places) - 1)
+    for i in range(n):
+        tags[i] = hash_bytes(data, start[i], length[i])
+    for i in range(n):
+        if i + 2 * AHEAD < n:
+            ahead = i + 2 * AHEAD
+            prefetch(slots.places, np.int64((tags[ahead] + np.uint64(group[ahead])) & mask))
+        if i + AHEAD < n:
+            ahead = i + AHEAD
+            row = slots.places[np.int64((tags[ahead] + np.uint64(group[ahead])) & mask)]
+            if row != EMPTY:
+                prefetch(slots.tag, np.int64(row))
+                prefetch(slots.length, np.int64(row))
+                prefetch(slots.group, np.int64(row))
+                prefetch(slots.used, np.int64(row))
+                prefetch(slots.token, np.int64(row) * TOKEN_BYTES_MAX)
+        tag = tags[i]
         place = _place(slots, tag, data, start[i], length[i], group[i])
         row = slots.places[place]
         if row == EMPTY:

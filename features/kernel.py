@@ -27,7 +27,7 @@ NIGHT_HOURS, EPOCH_WEEKDAY, SATURDAY = 7, 3, 5
 TRANSACTIONS, LABELS = 0, 1
 NOWHERE = -(2**62)
 # Rows ahead for which memory is fetched; numbers in a cache line; events of a busy month.
-AHEAD, LINE, MONTH_EVENTS = 6, 8, 80
+AHEAD, HEADS_AHEAD, LINE, MONTH_EVENTS = 6, 14, 8, 80
 
 
 @compiled
@@ -49,6 +49,8 @@ def advance(
     """
     lateness = state.timing[0]
     for i in range(len(customers)):
+        if i + HEADS_AHEAD < len(customers):
+            _fetch_heads(state, customers[i + HEADS_AHEAD], shares, i + HEADS_AHEAD)
         if i + AHEAD < len(customers):
             _fetch(state, customers[i + AHEAD], shares, i + AHEAD)
         p, t, amount = partition[i], event_time_us[i], amount_minor[i]
@@ -80,6 +82,8 @@ def advance_alone(
     """
     lateness = state.timing[0]
     for i in range(len(customers)):
+        if i + HEADS_AHEAD < len(customers):
+            _fetch_heads(state, customers[i + HEADS_AHEAD], shares, i + HEADS_AHEAD)
         if i + AHEAD < len(customers):
             _fetch(state, customers[i + AHEAD], shares, i + AHEAD)
         p, t, amount = partition[i], event_time_us[i], amount_minor[i]
@@ -114,6 +118,24 @@ def learn(
         state.newest_us[LABELS, p] = newest
         seen = max(known_at_us[i], newest - state.timing[0], state.quiet_us[LABELS, p])
         remember_outcome(state, shares[i], event_time_us[i], seen, tag[i], fraud[i])
+
+
+@inlined
+def _fetch_heads(s: State, customer: int, shares: Int32s, i: int) -> None:
+    """Have brought into the cache what says where in its rows a transaction's events lie."""
+    c = np.int64(customer)
+    prefetch(s.c_head, c)
+    prefetch(s.c_count, c)
+    prefetch(s.c_tiles, c)
+    for q in range(0, shares.shape[1], 2 * LINE):  # they lie side by side
+        r = np.int64(shares[i, q])
+        prefetch(s.s_head, r)
+        prefetch(s.s_count, r)
+        prefetch(s.s_tiles, r)
+        prefetch(s.s_late, 2 * r)
+        prefetch(s.f_count, r)
+        prefetch(s.f_tiles, r)
+        prefetch(s.mark_us, 2 * r)
 
 
 @inlined
@@ -152,15 +174,21 @@ def _customer(s: State, c: int, t: int, amount: int, out: Float32s, i: int) -> N
     last = head + s.c_count[c] - 1
     while last >= head and s.c_time[c, last] > t:
         last -= 1
-    # The short windows' beginnings are near the end, those of the long ones are not.
-    day = last + 1
-    while day > head and s.c_time[c, day - 1] > t - DAY:
-        day -= 1
-    week = day
-    while week > head and s.c_time[c, week - 1] > t - 7 * DAY:
-        week -= 1
-    month = _first_after(s.c_time, c, head, week, t - 30 * DAY)
-    first = _first_after(s.c_time, c, head, month, t - LONGEST)
+    # Where each window begins: four binary searches side by side, which wait for memory together.
+    day = week = month = first = head
+    left = last + 1 - head
+    while left > 1:
+        half = left // 2
+        day += half * (s.c_time[c, day + half - 1] <= t - DAY)
+        week += half * (s.c_time[c, week + half - 1] <= t - 7 * DAY)
+        month += half * (s.c_time[c, month + half - 1] <= t - 30 * DAY)
+        first += half * (s.c_time[c, first + half - 1] <= t - LONGEST)
+        left -= half
+    if left == 1:
+        day += s.c_time[c, day] <= t - DAY
+        week += s.c_time[c, week] <= t - 7 * DAY
+        month += s.c_time[c, month] <= t - 30 * DAY
+        first += s.c_time[c, first] <= t - LONGEST
     n_1, total_1 = last - day + 1, _total(s, c, day, last)
     n_7, total_7 = last - week + 1, _total(s, c, week, last)
     n_30, total_30 = last - month + 1, _total(s, c, month, last)
@@ -189,18 +217,6 @@ def _customer(s: State, c: int, t: int, amount: int, out: Float32s, i: int) -> N
     out[i, 16] = amount * n / total if total > 0 else 1.0
     twice = _twice_the_median(s, c, max(first, last - MEDIAN_LAST + 1), last)
     out[i, 17] = 2 * amount / twice if twice > 0 else 1.0
-
-
-@inlined
-def _first_after(times: Int64s, r: int, low: int, high: int, since: int) -> int:
-    """The first place of row r within low..high whose time is later; `high` where none is."""
-    while low < high:
-        middle = (low + high) // 2
-        if times[r, middle] > since:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 @inlined
@@ -239,9 +255,10 @@ def _terminal(s: State, shares: Int32s, p: int, t: int, out: Float32s, i: int) -
     for q in range(shares.shape[1]):
         r = shares[i, q]
         _count_events(s, r, until, n)
-        provisional |= _count_tiles(s.s_tiles, s.s_tile_day, s.s_tile_count, s.s_tile_seen, r,
-                                    s.s_time[r, s.s_head[r]], until, until, n
-                                    ) and q != p  # fmt: skip
+        if s.s_tiles[r] > 0:
+            provisional |= _count_tiles(s.s_tiles, s.s_tile_day, s.s_tile_count, s.s_tile_seen, r,
+                                        s.s_time[r, s.s_head[r]], until, until, n
+                                        ) and q != p  # fmt: skip
         if s.f_count[r] > 0:
             _count_frauds(s, r, until, known, f)
             provisional |= _count_tiles(s.f_tiles, s.f_tile_day, s.f_tile_count, s.f_tile_seen, r,
@@ -267,18 +284,29 @@ def _terminal(s: State, shares: Int32s, p: int, t: int, out: Float32s, i: int) -
 def _count_events(s: State, r: int, until: int, n: Int64s) -> None:
     """Add a share's visible events to the narrowest window that each is in."""
     head = s.s_head[r]
-    k = head + s.s_count[r] - 1
-    while k >= head and s.s_time[r, k] > until:
-        k -= 1
-    late = s.s_late[r] > until - WINDOWS[-1] * DAY
-    for w in range(len(WINDOWS)):
-        since, end = until - WINDOWS[w] * DAY, k
-        while k >= head and s.s_time[r, k] > since:
-            k -= 1
-        n[w] += end - k
-        if late:
-            for j in range(k + 1, end + 1):
-                n[w] -= s.s_seen[r, j] > until
+    end = head + s.s_count[r]
+    if s.s_late[r, 0] <= until and s.s_late[r, 1] > until - WINDOWS[-1] * DAY:
+        for k in range(head, end):
+            if s.s_time[r, k] <= until and s.s_seen[r, k] <= until:
+                _add(s.s_time[r, k], 1, until, n)
+        return
+    # How many are later than each bound: without branches, so that LLVM compares many at once.
+    a = b = c = d = e = f = g = 0
+    for k in range(head, end):
+        at = s.s_time[r, k]
+        a += at > until
+        b += at > until - WINDOWS[0] * DAY
+        c += at > until - WINDOWS[1] * DAY
+        d += at > until - WINDOWS[2] * DAY
+        e += at > until - WINDOWS[3] * DAY
+        f += at > until - WINDOWS[4] * DAY
+        g += at > until - WINDOWS[5] * DAY
+    n[0] += b - a
+    n[1] += c - b
+    n[2] += d - c
+    n[3] += e - d
+    n[4] += f - e
+    n[5] += g - f
 
 
 @compiled

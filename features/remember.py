@@ -47,19 +47,36 @@ def sum_amounts(s: State, c: int, first: int) -> None:
 @compiled
 def find_late(s: State, r: int) -> None:
     """Make `s_late` of a share anew from its row."""
-    s.s_late[r] = 0
+    s.s_late[r, 0] = s.s_late[r, 1] = 0
     for k in range(s.s_head[r], s.s_head[r] + s.s_count[r]):
         if s.s_seen[r, k] > s.s_time[r, k]:
-            s.s_late[r] = s.s_time[r, k]
+            _late(s, r, s.s_time[r, k])
 
 
 @inlined
-def _take_out(ascending: Int64s, n: int, value: int) -> None:
-    k = 0
-    while ascending[k] != value:
-        k += 1
-    for j in range(k, n - 1):
-        ascending[j] = ascending[j + 1]
+def _late(s: State, r: int, t: int) -> None:
+    """Let an event have become visible late."""
+    s.s_late[r, 0] = min(s.s_late[r, 0], t) if s.s_late[r, 1] > 0 else t
+    s.s_late[r, 1] = max(s.s_late[r, 1], t)
+
+
+@inlined
+def _replace(ascending: Int64s, c: int, n: int, old: int, new: int) -> None:
+    """Take a value out of row c, n in ascending order, and put another one in."""
+    low, high = 0, n - 1
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[c, middle] < old:
+            low = middle + 1
+        else:
+            high = middle
+    while low + 1 < n and ascending[c, low + 1] < new:
+        ascending[c, low] = ascending[c, low + 1]
+        low += 1
+    while low > 0 and ascending[c, low - 1] > new:
+        ascending[c, low] = ascending[c, low - 1]
+        low -= 1
+    ascending[c, low] = new
 
 
 @compiled
@@ -95,8 +112,9 @@ def remember(s: State, c: int, t: int, amount: int) -> None:
         sort_amounts(s, c)
         return
     if n >= MEDIAN_LAST:
-        _take_out(s.c_sorted[c], MEDIAN_LAST, leaves)
-    insert(s.c_sorted[c], min(n, MEDIAN_LAST - 1), amount)
+        _replace(s.c_sorted, c, MEDIAN_LAST, leaves, amount)
+    else:
+        insert(s.c_sorted[c], n, amount)
 
 
 @inlined
@@ -195,7 +213,8 @@ def _drop_tiles(
 def remember_at(s: State, r: int, t: int, seen: int) -> None:
     """Insert a transaction into a share, which stays sorted by time, then visibility."""
     newest = _drop_events(s.s_time, s.s_head, s.s_count, r, t, DAY, SHARE_KEEP)
-    _drop_tiles(s.s_tiles, s.s_tile_day, s.s_tile_count, s.s_tile_seen, r, newest)
+    if s.s_tiles[r] > 0:  # a call with so many arrays costs more than most of this
+        _drop_tiles(s.s_tiles, s.s_tile_day, s.s_tile_count, s.s_tile_seen, r, newest)
     if _dropped(t, newest, DAY, SHARE_KEEP):
         return
     if s.s_count[r] == SHARE_EVENTS:
@@ -211,7 +230,7 @@ def remember_at(s: State, r: int, t: int, seen: int) -> None:
         s.s_count[r] -= 1
     _insert_event(s.s_time, s.s_seen, s.s_head, s.s_count, r, t, seen)
     if seen > t:
-        s.s_late[r] = max(s.s_late[r], t)
+        _late(s, r, t)
 
 
 @compiled

@@ -50,13 +50,13 @@ class State(NamedTuple):
 
     A row of events begins at `head` and has `count` of them; `c_sorted` are the amounts of its
     last MEDIAN_LAST in ascending order, `c_sum` the running sums of the row's amounts, `s_late` the
-    time of the newest event that was visible late. A tile is a day, or some, with the number of
-    its events, their sum, and the time from which all of them are visible. `f_sign` is 1 for a
-    fraud, -1 where a later label took it back. `mark_us` are the watermarks that came with a share
-    of a partition that is not ours. By log and partition: `newest_us` the running maximum of the
-    own times, `quiet_us` the time up to which a log read to its end is declared complete,
-    `held_us` the time of a record that waits to be applied. `timing` is lateness and skew;
-    `scratch` and `counts` are the kernel's desk.
+    times of the oldest and the newest event that was visible late, 0 for none. A tile is a day, or
+    some, with the number of its events, their sum, and the time from which all of them are visible.
+    `f_sign` is 1 for a fraud, -1 where a later label took it back. `mark_us` are the watermarks
+    that came with a share of a partition that is not ours. By log and partition: `newest_us` the
+    running maximum of the own times, `quiet_us` the time up to which a log read to its end is
+    declared complete, `held_us` the time of a record that waits to be applied. `timing` is lateness
+    and skew; `scratch` and `counts` are the kernel's desk.
     """
 
     c_time: Int64s
@@ -109,7 +109,7 @@ class State(NamedTuple):
             np.zeros((c, CUSTOMER_TILES), i4), np.zeros((c, CUSTOMER_TILES), i4),
             np.zeros((c, CUSTOMER_TILES), i8), np.zeros((c, CUSTOMER_TILES), i8),
             np.zeros((s, SHARE_ROW), i8), np.zeros((s, SHARE_ROW), i8),
-            np.zeros(s, i4), np.zeros(s, i4), np.zeros(s, i4), np.zeros(s, i8),
+            np.zeros(s, i4), np.zeros(s, i4), np.zeros(s, i4), np.zeros((s, 2), i8),
             np.zeros((s, SHARE_TILES), i4), np.zeros((s, SHARE_TILES), i4),
             np.zeros((s, SHARE_TILES), i8),
             np.zeros((s, SHARE_FRAUDS), i8), np.zeros((s, SHARE_FRAUDS), i8),
