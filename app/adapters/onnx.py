@@ -2,7 +2,8 @@
 
 `load_scorer` reads a model directory, refuses what does not fit (damaged file, another feature
 contract, another input, a missing provider) with a ModelError that says what to do, and scores the
-manifest's golden vectors before anything else is scored. A provider that was asked for by name is
+manifest's golden vectors before anything else is scored. Trees are run by a compiled loop on the
+CPU where that gives the session's bits (`models.forest`). A provider that was asked for by name is
 there or the load fails; `auto` may settle for the CPU, says so in the log, and `provider` names
 what runs. A failing run is a ScoringError. Sessions use one thread each and never spin: parallelism
 is the worker's.
@@ -24,6 +25,8 @@ from app.records import Float32s
 from app.score import score
 from features.contract import contract_id
 from models.explain import from_npz
+from models.forest import Forest
+from models.forest import read as read_forest
 from models.manifest import INPUT, OUTPUT, RAW, Manifest, read
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -36,6 +39,9 @@ PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
 
 GOLDEN_TOLERANCE = 1e-6
 EXPLAINED_TOLERANCE = 1e-3
+FOREST_ROWS_MIN = 16
+"""Of fewer rows a session is done sooner than the compiled trees, which take many at once."""
+PROBES = 512
 
 # ONNX Runtime writes to standard error by itself, past our log format: its errors only.
 LOG_ERRORS = 3
@@ -47,10 +53,15 @@ class OnnxScorer:
     """A loaded model with what its manifest says about it; implements `ports.Scorer`."""
 
     def __init__(
-        self, session: Any, provider: str, manifest: Manifest, explainer: Explainer
+        self,
+        session: Any,
+        provider: str,
+        manifest: Manifest,
+        explainer: Explainer,
+        trees: "CompiledTrees | None" = None,
     ) -> None:
         """Wrap an ONNX Runtime session; `load_scorer` makes and checks one."""
-        self._session = session
+        self._session, self._trees = session, trees
         self.explainer = explainer
         self.provider = provider
         self.manifest = manifest
@@ -61,11 +72,53 @@ class OnnxScorer:
 
     def score_many(self, matrix: Float32s) -> Float32s:
         """Probabilities, float32 (n,), of a C-contiguous matrix (n, features)."""
+        if self._trees is not None and len(matrix) >= FOREST_ROWS_MIN:
+            return self._trees.score_many(matrix)
         return run(self._session, matrix)
 
     def raw(self, matrix: Float32s) -> Float32s:
         """Raw scores (log-odds), float32 (n,), which the explainer takes apart."""
         return run(self._session, matrix, RAW)
+
+
+class CompiledTrees:
+    """The trees of a model in a compiled loop, and a session for what comes after them."""
+
+    def __init__(self, forest: Forest, tail: Any) -> None:
+        """`tail` is a session on the forest's own."""
+        self._forest, self._tail = forest, tail
+
+    def score_many(self, matrix: Float32s) -> Float32s:
+        """See `OnnxScorer.score_many`."""
+        return run(self._tail, self._forest.raw(matrix)[:, np.newaxis], inputs=RAW)
+
+    def agrees(self, session: Any, reference: Float32s) -> bool:
+        """Whether it gives the session's bits, also where a feature is just at a node's limit."""
+        limits, features = self._forest.limit.ravel(), self._forest.feature.ravel()
+        finite = np.flatnonzero(np.abs(limits) < np.finfo(np.float32).max)
+        rows = np.tile(reference, (PROBES, 1))
+        random = np.random.default_rng(0)
+        for _ in range(3):
+            nodes = random.choice(finite, PROBES)
+            towards = random.choice([np.inf, -np.inf], PROBES)
+            beside = np.nextafter(limits[nodes], towards.astype(np.float32))
+            exact = random.random(PROBES) < 0.5
+            rows[np.arange(PROBES), features[nodes]] = np.where(exact, limits[nodes], beside)
+        return run(session, rows).tobytes() == self.score_many(rows).tobytes()
+
+
+def compiled_trees(
+    model: bytes, session: Any, provider: str, reference: Float32s
+) -> CompiledTrees | None:
+    """The model's trees compiled; None where it has none or they do not give the session's bits."""
+    forest = read_forest(model) if provider == CPU else None
+    if forest is None:
+        return None
+    trees = CompiledTrees(forest, open_session(forest.tail, CPU)[0])
+    if trees.agrees(session, reference):
+        return trees
+    _log.warning("compiled trees do not give the session's scores; the session scores")
+    return None
 
 
 def load_scorer(directory: Path | None, providers: str = "auto") -> OnnxScorer:
@@ -84,7 +137,9 @@ def load_scorer(directory: Path | None, providers: str = "auto") -> OnnxScorer:
         raise ModelError(msg)
     session, provider = open_session(model, providers)
     _check_graph(session, manifest)
-    scorer = OnnxScorer(session, provider, manifest, from_npz(explainer, len(manifest.features)))
+    trees = compiled_trees(model, session, provider, manifest.reference_vector)
+    explain = from_npz(explainer, len(manifest.features))
+    scorer = OnnxScorer(session, provider, manifest, explain, trees)
     _check_golden(scorer)
     return scorer
 
@@ -119,10 +174,10 @@ def open_session(model: bytes, providers: str = "auto") -> tuple[Any, str]:
     return session, got[0]
 
 
-def run(session: Any, matrix: Float32s, output: str = OUTPUT) -> Float32s:
+def run(session: Any, matrix: Float32s, output: str = OUTPUT, inputs: str = INPUT) -> Float32s:
     """One run of a session; any failure of ONNX Runtime is a ScoringError."""
     try:
-        (scores,) = session.run([output], {INPUT: matrix})
+        (scores,) = session.run([output], {inputs: matrix})
     except Exception as error:  # as in open_session
         msg = f"ONNX Runtime failed on {matrix.dtype}{list(matrix.shape)}: {error}"
         raise ScoringError(msg) from error
