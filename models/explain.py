@@ -25,11 +25,86 @@ Bools = NDArray[np.bool_]
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 Int32s = NDArray[np.int32]
+Int64s = NDArray[np.int64]
 
 TREE_ARRAYS = {
     "ends": "i4", "feature": "i4", "low": "f4", "high": "f4", "share": "f8", "value": "f8",
 }  # fmt: skip
 NET_ARRAYS = {"columns": "i4", "mean": "f4", "scale": "f4", "reference": "f4"}
+
+
+ROWS = 8
+TABLE_MAX = 1 << 21
+"""Numbers in a table of gains at most, 8 bytes each; gains of more are computed each time."""
+
+
+@njit(nogil=True, inline="always")
+def _gains(
+    held: Bools, share: Float64s, value: float, points: Float64s, weights: Float64s,
+    before: Float64s, gains: Float64s,
+) -> None:  # fmt: skip
+    """What the features on a leaf's path add where `held` says which of them the row fits."""
+    size = len(share)
+    n = (size + 1) // 2
+    gains[:size] = 0.0
+    for q in range(n):
+        known, unknown = points[n, q], 1.0 - points[n, q]
+        # The product of all factors but one: those before it, then those after it.
+        product = weights[n, q] * value
+        for j in range(size):
+            before[j] = product
+            product *= share[j] * unknown + (known if held[j] else 0.0)
+        after = 1.0
+        for j in range(size - 1, -1, -1):
+            gains[j] += ((1.0 if held[j] else 0.0) - share[j]) * before[j] * after
+            after *= share[j] * unknown + (known if held[j] else 0.0)
+
+
+@njit(nogil=True, cache=True)
+def _tabulate(
+    ends: Int32s, share: Float64s, value: Float64s, points: Float64s, weights: Float64s,
+    places: Int64s, table: Float64s,
+) -> None:  # fmt: skip
+    """The gains of every leaf for every set of features held, from `places` of the leaf on."""
+    for leaf in range(len(value)):
+        shares = share[ends[leaf] : ends[leaf + 1]]
+        size = len(shares)
+        held, before = np.empty(size, np.bool_), np.empty(size)
+        for mask in range(1 << size):
+            for j in range(size):
+                held[j] = mask >> j & 1
+            at = places[leaf] + mask * size
+            _gains(held, shares, value[leaf], points, weights, before, table[at : at + size])
+
+
+@njit(nogil=True, cache=True)
+def _look_up(
+    rows: Float32s, ends: Int32s, feature: Int32s, low: Float32s, high: Float32s, places: Int64s,
+    table: Float64s, out: Float64s,
+) -> None:  # fmt: skip
+    """ROWS at a time, column by column, so that as many as fit a vector are compared at once."""
+    columns, sums = np.zeros((rows.shape[1], ROWS), np.float32), np.zeros((rows.shape[1], ROWS))
+    at = np.zeros(ROWS, np.int64)
+    for begin in range(0, len(rows), ROWS):
+        n = min(ROWS, len(rows) - begin)
+        for i in range(n):
+            for k in range(rows.shape[1]):
+                columns[k, i], sums[k, i] = rows[begin + i, k], 0.0
+        for leaf in range(len(places)):
+            start, size = ends[leaf], ends[leaf + 1] - ends[leaf]
+            at[:] = places[leaf]
+            for j in range(size):
+                k, least, above = feature[start + j], low[start + j], high[start + j]
+                for i in range(ROWS):
+                    fits = (least <= columns[k, i]) & (columns[k, i] < above)
+                    at[i] += size * (np.int64(fits) << j)
+            for j in range(size):
+                k = feature[start + j]
+                for i in range(ROWS):
+                    sums[k, i] += table[at[i] + j]
+        for i in range(n):
+            for k in range(rows.shape[1]):
+                out[begin + i, k] = sums[k, i]
 
 
 @njit(nogil=True, cache=True)
@@ -38,26 +113,15 @@ def _contribute(
     value: Float64s, points: Float64s, weights: Float64s, out: Float64s,
 ) -> None:  # fmt: skip
     longest = 2 * len(points)
-    held, before = np.empty(longest, np.bool_), np.empty(longest)
+    held, before, gains = np.empty(longest, np.bool_), np.empty(longest), np.empty(longest)
     for i in range(len(rows)):
         for leaf in range(len(value)):
-            start, size = ends[leaf], ends[leaf + 1] - ends[leaf]
-            for j in range(size):
-                at = start + j
-                held[j] = low[at] <= rows[i, feature[at]] < high[at]
-            n = (size + 1) // 2
-            for q in range(n):
-                known, unknown = points[n, q], 1.0 - points[n, q]
-                product = weights[n, q] * value[leaf]
-                for j in range(size):
-                    before[j] = product
-                    product *= share[start + j] * unknown + (known if held[j] else 0.0)
-                after = 1.0
-                for j in range(size - 1, -1, -1):
-                    part = share[start + j]
-                    gain = (1.0 if held[j] else 0.0) - part
-                    out[i, feature[start + j]] += gain * before[j] * after
-                    after *= part * unknown + (known if held[j] else 0.0)
+            start, end = ends[leaf], ends[leaf + 1]
+            for j in range(start, end):
+                held[j - start] = low[j] <= rows[i, feature[j]] < high[j]
+            _gains(held, share[start:end], value[leaf], points, weights, before, gains)
+            for j in range(start, end):
+                out[i, feature[j]] += gains[j - start]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,9 +151,11 @@ class Trees:
     base: float = field(init=False)
     """The raw score that the trees expect of a row of which nothing is known."""
     _rules: tuple[Float64s, Float64s] = field(init=False)
+    _table: tuple[Int64s, Float64s] | None = field(init=False)
+    """Where each leaf's gains begin, and the gains; None for trees too deep for a table."""
 
     def __post_init__(self) -> None:
-        """Check all that the compiled loop relies on, then compute `base`."""
+        """Check all that the compiled loops rely on, then compute `base` and the table."""
         _demand("one-dimensional arrays", *(getattr(self, a).ndim == 1 for a in TREE_ARRAYS))
         sizes = np.diff(self.ends)
         entries = len(self.feature)
@@ -106,15 +172,28 @@ class Trees:
         expected = np.where(sizes > 0, products, 1.0) * self.value
         object.__setattr__(self, "base", float(self.bias + expected.sum()))
         object.__setattr__(self, "_rules", _rules(int(sizes.max(initial=0))))
+        object.__setattr__(self, "_table", self._tabulated(sizes.astype(np.int64)))
+
+    def _tabulated(self, sizes: Int64s) -> tuple[Int64s, Float64s] | None:
+        """The gains of a leaf depend only on which of its features a row fits: few sets each."""
+        if sizes.max(initial=0) > TABLE_MAX.bit_length():
+            return None
+        entries = sizes << sizes
+        if entries.sum() > TABLE_MAX:
+            return None
+        places, table = np.cumsum(entries) - entries, np.empty(int(entries.sum()))
+        _tabulate(self.ends, self.share, self.value, *self._rules, places, table)
+        return places, table
 
     def contributions(self, rows: Float32s) -> Float64s:
         """What each feature adds to the raw score, float64 (k, F), of float32 rows (k, F)."""
         _check_rows(rows, self.width)
         out = np.zeros(rows.shape)
-        _contribute(
-            np.ascontiguousarray(rows), self.ends, self.feature, self.low, self.high, self.share,
-            self.value, *self._rules, out,
-        )  # fmt: skip
+        bounds = np.ascontiguousarray(rows), self.ends, self.feature, self.low, self.high
+        if self._table is None:
+            _contribute(*bounds, self.share, self.value, *self._rules, out)
+        else:
+            _look_up(*bounds, *self._table, out)
         return out
 
 
