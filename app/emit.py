@@ -5,31 +5,27 @@ In: transactions with scores and decisions, reasons for the alerted rows, reject
 for each reject, all to the partition of their input. Pure: nothing is sent here.
 """
 
-import io
+import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import fastavro
 import numpy as np
 
 import schemas
-from app.decide import DECISIONS
-from app.encode import encode_scores, encode_string
+from app.decide import Reasons
+from app.encode import encode_alerts, encode_scores, encode_string
 from app.latency import Instants
 from app.ledger import next_offsets
 from app.letters import letters_of
 from app.records import (
-    STRING_FIELDS,
     Columns,
     Float32s,
     Int8s,
     Int64s,
     Letter,
     Outbound,
-    Ragged,
-    Reason,
     RecordBatch,
     Reject,
     Transactions,
@@ -87,7 +83,7 @@ class Scored:
 
     matrix float32 (n, features), scores float32 (n,), decisions int8 (n,) as indexes of DECISIONS,
     vector_hash uint64 (n,), provisional bool (n,), thresholds float32 (3,) by decision. `alerted`
-    int64 are the rows above APPROVE; `reasons` one tuple each. `degraded` bool (n,), and
+    int64 are the rows above APPROVE; `reasons` are theirs. `degraded` bool (n,), and
     `shed` the batch's level of `app.shed`.
     """
 
@@ -99,7 +95,7 @@ class Scored:
     provisional: Flags
     thresholds: Float32s
     alerted: Int64s
-    reasons: Sequence[Sequence[Reason]]
+    reasons: Reasons
     instants: Instants
     degraded: Flags
     shed: int = 0
@@ -134,7 +130,7 @@ def emit(
         )
     ]  # fmt: skip
     if len(scored.alerted):
-        columns.append(_alerts(records.topic, scored, provenance, route))
+        columns.append(_alerts(records.topic, scored, kinds, constants, route))
     dead = letters(records, rejects, route)
     return replace(dead, columns=tuple(columns))
 
@@ -152,78 +148,28 @@ def alert_id(topic: str, partition: int, offset: int) -> str:
     return str(uuid.uuid5(_ALERTS, f"{topic}/{partition}/{offset}"))
 
 
-def _alerts(topic: str, scored: Scored, provenance: Provenance, route: Route) -> Columns:
-    transactions = scored.transactions
-    values = [
-        route.alert_header + _encode_alert(_alert(topic, scored, int(row), reasons, provenance))
-        for row, reasons in zip(scored.alerted, scored.reasons, strict=True)
-    ]
-    return Columns(
-        route.alerts,
-        transactions.partition[scored.alerted],
-        transactions.strings("customer_id").take(scored.alerted),
-        Ragged.of(values),
-    )
+def alert_ids(topic: str, partitions: Sequence[int], offsets: Sequence[int]) -> str:
+    """`alert_id` of many positions, one after the other; by hand, in a third of the time."""
+    begun, found = hashlib.sha1(_ALERTS.bytes + f"{topic}/".encode(), usedforsecurity=False), []
+    for partition, offset in zip(partitions, offsets, strict=True):
+        its = begun.copy()
+        its.update(b"%d/%d" % (partition, offset))
+        raw = bytearray(its.digest()[:16])
+        raw[6], raw[8] = raw[6] & 0x0F | 0x50, raw[8] & 0x3F | 0x80
+        text = raw.hex()
+        found.append(f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}")
+    return "".join(found)
 
 
-def _alert(
-    topic: str, scored: Scored, row: int, reasons: Sequence[Reason], provenance: Provenance
-) -> dict[str, object]:
-    t, at = scored.transactions, scored.instants
-    partition, offset = int(t.partition[row]), int(t.offset[row])
-    decision = int(scored.decisions[row])
-    return {
-        "alert_id": alert_id(topic, partition, offset),
-        "transaction": transaction_fields(t, row),
-        "score": float(scored.scores[row]),
-        "threshold": float(scored.thresholds[decision]),
-        "decision": DECISIONS[decision],
-        "reasons": [
-            {"code": r.code, "feature": r.feature, "value": r.value, "contribution": r.contribution}
-            for r in reasons
-        ],
-        "features": scored.matrix[row].tolist(),
-        **provenance.fields(
-            provisional=bool(scored.provisional[row]), degraded=bool(scored.degraded[row])
-        ),
-        "vector_hash": int(scored.vector_hash[row]).to_bytes(8, "big"),
-        "source_topic": topic,
-        "source_partition": partition,
-        "source_offset": offset,
-        "latency": {
-            "event_time": int(t.event_time_us[row]),
-            "append_time": int(t.append_time_us[row]),
-            "append_time_type": TIMESTAMP_TYPES[int(t.append_time_type[row])],
-            "polled": at.polled_us,
-            "decoded": at.decoded_us,
-            "enriched": at.enriched_us,
-            "scored": at.scored_us,
-            "emitted": at.emitted_us,
-        },
-        "shed": scored.shed,
-    }
-
-
-TIMESTAMP_TYPES = ("NOT_AVAILABLE", "CREATE_TIME", "LOG_APPEND_TIME")
-_CHANNELS = next(
-    field["type"]["symbols"]
-    for field in schemas.load("transaction").parsed["fields"]
-    if field["name"] == "channel"
-)
-
-
-def transaction_fields(transactions: Transactions, row: int) -> dict[str, object]:
-    """One transaction as the fields of its Avro schema."""
-    strings = {name: transactions.strings(name).text(row) for name in STRING_FIELDS}
-    return {
-        **strings,
-        "event_time": int(transactions.event_time_us[row]),
-        "amount_minor": int(transactions.amount_minor[row]),
-        "channel": _CHANNELS[int(transactions.channel[row])],
-    }
-
-
-def _encode_alert(alert: Mapping[str, object]) -> bytes:
-    out = io.BytesIO()
-    fastavro.schemaless_writer(out, schemas.load("risk_alert").parsed, alert)
-    return out.getvalue()
+def _alerts(
+    topic: str, scored: Scored, kinds: Int8s, constants: Sequence[bytes], route: Route
+) -> Columns:
+    rows = scored.alerted
+    its, decisions = scored.transactions.take(rows), scored.decisions[rows]
+    ids = alert_ids(topic, its.partition.tolist(), its.offset.tolist()).encode()
+    values = encode_alerts(
+        route.alert_header, ids, topic, its, scored.scores[rows], scored.thresholds[decisions],
+        decisions, scored.reasons, scored.matrix[rows], scored.vector_hash[rows], kinds[rows],
+        constants, scored.instants, scored.shed,
+    )  # fmt: skip
+    return Columns(route.alerts, its.partition, its.strings("customer_id"), values)

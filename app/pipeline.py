@@ -16,7 +16,7 @@ import structlog
 
 from app.ages import Ages
 from app.backoff import Backoff
-from app.decide import DECISIONS, Policy, decide, reasons
+from app.decide import DECISIONS, Policy, Reasons, decide, reasons
 from app.decode import Decoded, Limits, Writers
 from app.emit import Provenance, Route, Scored, emit, letters
 from app.enrich import Enrich
@@ -123,7 +123,7 @@ async def decided(records: RecordBatch, parts: Parts) -> Decided:
     scored_us = parts.clock()
     decisions = decide(scores, parts.policy)
     alerted = np.flatnonzero(decisions)
-    why = reasons(matrix, alerted, parts.explainer) if level == FULL else [()] * len(alerted)
+    why = reasons(matrix, alerted, parts.explainer) if level == FULL else Reasons.none(len(alerted))
     scored = Scored(
         transactions, matrix, scores, decisions, vector_hash(matrix), vectors.provisional,
         parts.policy.thresholds, alerted, why,

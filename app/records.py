@@ -240,16 +240,6 @@ class Rejects(Sequence[Reject]):
         return Counter({code: n for code, n in zip(_CODES, found, strict=True) if n})
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a transaction scored high: one feature, its value, and what it adds to the score."""
-
-    code: str
-    feature: str
-    value: float
-    contribution: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """Outbound records of one topic: keys and values in buffers, partition int32 (n,)."""

@@ -120,5 +120,6 @@ def test_reasons_belong_to_their_rows() -> None:
 def test_no_alerts_ask_nothing_of_the_explainer() -> None:
     """A batch without alerts costs nothing."""
     explainer = Weighted()
-    assert reasons(np.zeros((2, WIDTH), np.float32), np.empty(0, np.int64), explainer) == []
+    none = reasons(np.zeros((2, WIDTH), np.float32), np.empty(0, np.int64), explainer)
+    assert list(none) == []
     assert explainer.rows == []

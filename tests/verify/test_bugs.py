@@ -10,7 +10,7 @@ import pytest
 from app import pipeline as pipeline_module
 from app import worker as worker_module
 from app.adapters.onnx import OnnxScorer, load_scorer
-from app.decide import Policy
+from app.decide import Policy, Reasons
 from app.emit import Scored
 from app.errors import BrokerUnavailable, RejectCode
 from app.intake import Intake
@@ -156,7 +156,7 @@ def _needless_alert(
     more = dataclasses.replace(
         scored,
         alerted=np.concatenate([scored.alerted, calm]),
-        reasons=[*scored.reasons, *([()] * len(calm))],
+        reasons=Reasons.none(len(scored.alerted) + len(calm)),
     )
     return real(records, more, rejects, *rest)
 
@@ -164,9 +164,7 @@ def _needless_alert(
 def _missing_alert(
     real: Emit, records: RecordBatch, scored: Scored, rejects: list[Reject], *rest: Any
 ) -> Outbound:
-    fewer = dataclasses.replace(
-        scored, alerted=scored.alerted[:-1], reasons=list(scored.reasons)[:-1]
-    )
+    fewer = dataclasses.replace(scored, alerted=scored.alerted[:-1], reasons=scored.reasons[:-1])
     return real(records, fewer, rejects, *rest)
 
 
