@@ -37,7 +37,8 @@ def encode_string(text: str) -> bytes:
 
 
 @nb.njit(nogil=True, cache=True, inline="always")
-def _put_long(out: Any, p: Any, value: Any) -> Any:
+def put_long(out: Any, p: Any, value: Any) -> Any:
+    """Write Avro's varint of an integer at p; where it ends."""
     u = np.uint64((value << 1) ^ (value >> 63))
     while u > np.uint64(0x7F):
         out[p] = np.uint8((u & np.uint64(0x7F)) | np.uint64(0x80))
@@ -48,7 +49,8 @@ def _put_long(out: Any, p: Any, value: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True, inline="always")
-def _put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
+def put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
+    """Copy bytes to p; where they end."""
     for j in range(length):
         out[p + j] = data[start + j]
     return p + length
@@ -64,23 +66,23 @@ def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, te
     size_middle = middles.shape[0] // _KINDS
     for i in range(partition.shape[0]):
         first = p
-        p = _put_bytes(out, p, header, 0, header.shape[0])
+        p = put_bytes(out, p, header, 0, header.shape[0])
         for k in range(text_start.shape[0]):
             size = text_length[k, i]
-            p = _put_bytes(out, _put_long(out, p, np.int64(size)), text, text_start[k, i], size)
-        p = _put_long(out, p, np.int64(partition[i]))
-        p = _put_long(out, p, offset[i])
-        p = _put_bytes(out, p, score_bytes, 4 * i, 4)
-        p = _put_long(out, p, np.int64(decision[i]))
-        p = _put_bytes(out, p, middles, size_middle * kind[i], size_middle)
+            p = put_bytes(out, put_long(out, p, np.int64(size)), text, text_start[k, i], size)
+        p = put_long(out, p, np.int64(partition[i]))
+        p = put_long(out, p, offset[i])
+        p = put_bytes(out, p, score_bytes, 4 * i, 4)
+        p = put_long(out, p, np.int64(decision[i]))
+        p = put_bytes(out, p, middles, size_middle * kind[i], size_middle)
         for j in range(8):
             out[p + j] = np.uint8((vector_hash[i] >> np.uint64(56 - 8 * j)) & np.uint64(0xFF))
-        p = _put_long(out, p + 8, event_time[i])
-        p = _put_long(out, p, append_time[i])
-        p = _put_long(out, p, np.int64(append_type[i]))
-        p = _put_bytes(out, p, tail, 0, tail.shape[0])
-        p = _put_bytes(out, p, vectors[i], 0, vectors.shape[1])
-        p = _put_bytes(out, p, end, 0, end.shape[0])
+        p = put_long(out, p + 8, event_time[i])
+        p = put_long(out, p, append_time[i])
+        p = put_long(out, p, np.int64(append_type[i]))
+        p = put_bytes(out, p, tail, 0, tail.shape[0])
+        p = put_bytes(out, p, vectors[i], 0, vectors.shape[1])
+        p = put_bytes(out, p, end, 0, end.shape[0])
         start[i], length[i] = first, p - first
     return p
 
