@@ -46,25 +46,21 @@ def found(wanted: work.Expected, numbers: Int64s) -> work.Found:
 
 
 def test_right_scores_pass_in_any_order(wanted: work.Expected) -> None:
-    """All of them, or of each partition the first ones, however they came."""
-    work.check(found(wanted, np.random.default_rng(0).permutation(N)), wanted, N)
-    less = np.concatenate([np.flatnonzero(wanted.partition == p)[: 10 + p] for p in range(4)])
-    work.check(found(wanted, less), wanted, 46)
+    """Peers with threads may mix them."""
+    work.check(found(wanted, np.random.default_rng(0).permutation(N)), wanted)
 
 
-def test_lost_and_doubled_scores_are_refused(wanted: work.Expected) -> None:
-    """Too few, a gap, one twice, one in another partition than its payment."""
+def test_lost_doubled_and_misplaced_scores_are_refused(wanted: work.Expected) -> None:
+    """One that is missing, one that is there twice, one in another partition."""
     every = np.arange(N)
-    with pytest.raises(Unavailable, match="1 of 400 scores are lost"):
-        work.check(found(wanted, every[1:]), wanted, N)
-    with pytest.raises(Unavailable, match="1 scores lost, 0 doubled"):
-        work.check(found(wanted, every[1:]), wanted, N - 1)
-    with pytest.raises(Unavailable, match="1 doubled"):
-        work.check(found(wanted, np.append(every, 7)), wanted, N)
+    with pytest.raises(Unavailable, match="1 are lost and 0 doubled"):
+        work.check(found(wanted, every[1:]), wanted)
+    with pytest.raises(Unavailable, match="1 are lost and 1 doubled"):
+        work.check(found(wanted, np.append(every[1:], 7)), wanted)
     elsewhere = found(wanted, every)
     elsewhere.partition[3] = (elsewhere.partition[3] + 1) % 4
-    with pytest.raises(Unavailable, match="partition"):
-        work.check(elsewhere, wanted, N)
+    with pytest.raises(Unavailable, match="partitions"):
+        work.check(elsewhere, wanted)
 
 
 def test_wrong_scores_and_keys_are_refused(wanted: work.Expected) -> None:
@@ -73,12 +69,12 @@ def test_wrong_scores_and_keys_are_refused(wanted: work.Expected) -> None:
         off = found(wanted, np.arange(N))
         off.score[5] += np.float32(wrong)
         with pytest.raises(Unavailable, match="wrong"):
-            work.check(off, wanted, N)
-        work.check(off, wanted, N, scores=False)
+            work.check(off, wanted)
+        work.check(off, wanted, scores=False)
     other = found(wanted, np.arange(N))
     other.key[5] += 1
     with pytest.raises(Unavailable, match="key"):
-        work.check(other, wanted, N)
+        work.check(other, wanted)
 
 
 def test_a_peer_that_has_the_vectors_scores_right(coming: Payments) -> None:

@@ -52,8 +52,9 @@ def flow_of(wanted: Task) -> Any:
         found = work([message.value for message in messages])
         return [KafkaSinkMessage(key, value) for key, value in found]
 
+    options = {**FETCH_OPTIONS, "log_level": "3"}  # its admin client refuses them, and says so
     source = KafkaSource(
-        [wanted.bootstrap], [wanted.topic], batch_size=wanted.batch, add_config=FETCH_OPTIONS
+        [wanted.bootstrap], [wanted.topic], batch_size=wanted.batch, add_config=options
     )
     stream = op.input("in", flow, source)
     if wanted.variant == "collect":

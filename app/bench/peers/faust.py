@@ -15,8 +15,6 @@ import faust
 from app.bench.lanes.lane import Meter, Task, task
 from app.bench.peers.peer import Work, finish
 
-LINGER_MS = 5
-
 
 async def main(wanted: Task) -> None:
     """Run the app until the count is reached."""
@@ -31,7 +29,7 @@ async def main(wanted: Task) -> None:
             topic_allow_declare=False,
             topic_disable_leader=True,
             consumer_auto_offset_reset="earliest",
-            producer_linger=LINGER_MS / 1000,
+            producer_linger=0.005,
             key_serializer="raw",
             value_serializer="raw",
         )

@@ -32,16 +32,15 @@ def own(module: str, *more: str) -> Start:
 
 def peer(name: str, *more: str) -> Start:
     """A program of this folder in its own environment; made now if it is not there."""
-    return lambda arguments: [
-        str(environment(name)), "-P", "-m", f"app.bench.peers.{name}", *arguments, *more,
-    ]  # fmt: skip
+    program = ("-P", "-W", "ignore", "-m", f"app.bench.peers.{name}")
+    return lambda arguments: [str(environment(name)), *program, *arguments, *more]
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """How a lane starts and how much it reads: slow ones less, so that each takes a few seconds.
+    """How a lane starts, and which share of the records it is given.
 
-    `warm_share` of what it reads is not metered. `everything`: it does Riskwire's work and not the
+    `warm_share` of these is not metered. `everything`: it does Riskwire's work and not the
     peers', and writes RiskScores.
     """
 
@@ -80,7 +79,7 @@ def environment(name: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = cache / "riskwire" / "peers" / name
     python, stamp = place / "bin" / "python", place / "lock.sha256"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
     if not stamp.exists() or stamp.read_text() != digest:
         shutil.rmtree(place, ignore_errors=True)
         installing = ("-m", "pip", "install", "--require-hashes", "-r", str(lock))

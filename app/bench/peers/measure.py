@@ -8,15 +8,15 @@ import json
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 import schemas
-from app.adapters.follow import Follower
 from app.adapters.traffic import send
 from app.bench.load import WORLD
 from app.bench.peers import work
@@ -25,6 +25,7 @@ from app.bench.throughput import OUTPUTS, program, ran, topic_of
 from app.config import Settings, load_settings
 from app.demo.traffic import divided, payments
 from app.errors import Unavailable
+from models.handbook import Payments
 
 RATE, CUT_S = 2_000.0, 5.0
 """Of a latency run: transactions a second, and what is cut before it counts."""
@@ -33,18 +34,21 @@ RECORDS_MIN = 10_000
 PRIMED_TIMEOUT_S, END_TIMEOUT_S = 120.0, 120.0
 
 Figures = dict[str, float]
+Child: TypeAlias = "subprocess.Popen[str]"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where the lanes run; `reset` lets Redis have the state that Riskwire begins with."""
+    """Where the lanes run: `topics` of so many of the payments that are `coming`.
+
+    `reset` lets Redis have the state that Riskwire begins with.
+    """
 
     bootstrap: str
     redis_url: str
     model: Path
-    topic: str
-    records: int
-    expected: work.Expected
+    coming: Payments
+    topics: Mapping[int, str]
     reset: Callable[[], None]
 
     def arguments(self, topic: str, scores: str, n: int, warm: int) -> list[str]:
@@ -56,16 +60,22 @@ class Stage:
         ]
 
 
+def size_of(lane: Lane, records: int) -> int:
+    """How many of the records a lane drains."""
+    return min(records, max(RECORDS_MIN, int(records * lane.share)))
+
+
 def drain(lane: Lane, stage: Stage) -> Figures:
-    """One run through the lane's share of the full topic."""
-    n = min(stage.records, max(RECORDS_MIN, int(stage.records * lane.share)))
+    """One run through a full topic."""
+    n = size_of(lane, len(stage.coming))
     if lane.everything:
         stage.reset()
     with topic_of(stage.bootstrap, "bench-scores", OUTPUTS) as scores:
-        arguments = stage.arguments(stage.topic, scores, n, int(n * lane.warm_share))
+        arguments = stage.arguments(stage.topics[n], scores, n, int(n * lane.warm_share))
         line = ran(lane.start(arguments))
         found = work.read(stage.bootstrap, scores, risk_scores=lane.everything)
-    work.check(found, stage.expected, line["read"], scores=not lane.everything)
+    wanted = work.expected(stage.coming.take(slice(n)), stage.model)
+    work.check(found, wanted, scores=not lane.everything)
     return {
         "tx_per_s": round(line["tx"] / line["seconds"], 1),
         "cpu_us_per_tx": round(1e6 * line["cpu_s"] / line["tx"], 3),
@@ -73,33 +83,34 @@ def drain(lane: Lane, stage: Stage) -> Figures:
 
 
 def latency(lane: Lane, stage: Stage, seconds: float) -> Figures:
-    """One run at RATE on an empty topic; its own payments, numbered from 0, and a primer's."""
+    """One run at RATE on an empty topic: payments numbered from 0, and a primer's before them."""
     n, primer = int(RATE * (CUT_S + seconds)), int(PRIMER_RECORDS * lane.share)
     primer = max(PRIMER_RECORDS_MIN, primer)
     _, coming = divided(WORLD, n, 0)
-    header = schemas.load("transaction").single_object_header
     if lane.everything:
         stage.reset()
     with ExitStack() as stack:
         topic = stack.enter_context(topic_of(stage.bootstrap, "bench-light"))
         scores = stack.enter_context(topic_of(stage.bootstrap, "bench-scores", OUTPUTS))
         command = lane.start(stage.arguments(topic, scores, n + primer, primer))
-        child = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        child = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
         stack.callback(child.kill)
         settings = load_settings(
             bootstrap_servers=stage.bootstrap, topic_prefix="", topic_transactions=topic
         )
-        now_us = time.time_ns() // 1000
+        header, now_us = schemas.load("transaction").single_object_header, time.time_ns() // 1000
         send(settings, payments(coming, now_us, primer, PRIMER_RATE, header, n))
-        _wait_primed(settings, scores, primer)
-        counts = ("--n", str(n), "--warm", "0", "--rate", str(RATE))
+        _wait_primed(settings, scores, primer, child)
         sent = program(
-            "app.bench.lanes.paced", "--bootstrap", stage.bootstrap, "--topic", topic, *counts
-        )
-        line = json.loads(child.communicate(timeout=END_TIMEOUT_S)[0].splitlines()[-1])
+            "app.bench.lanes.paced", "--bootstrap", stage.bootstrap, "--topic", topic,
+            *("--n", str(n), "--warm", "0", "--rate", str(RATE)),
+        )  # fmt: skip
+        line = _result(child, END_TIMEOUT_S)
         found = work.read(stage.bootstrap, scores, risk_scores=lane.everything)
     again = coming.take(np.arange(n + primer) % n)
-    work.check(found, work.expected(again, stage.model), n + primer, scores=not lane.everything)
+    work.check(found, work.expected(again, stage.model), scores=not lane.everything)
     counted = (int(RATE * CUT_S) <= found.number) & (found.number < n)
     ms = (found.emitted_us - found.event_time_us)[counted] / 1000
     p50, p99, p999 = np.percentile(ms, (50, 99, 99.9)).round(2).tolist()
@@ -109,10 +120,24 @@ def latency(lane: Lane, stage: Stage, seconds: float) -> Figures:
     }  # fmt: skip
 
 
-def _wait_primed(settings: Settings, scores: str, primer: int) -> None:
+def _wait_primed(settings: Settings, scores: str, primer: int, child: Child) -> None:
     """Until every score of the primer can be read."""
     end_s, count = time.monotonic() + PRIMED_TIMEOUT_S, 0
-    with Follower(settings, [scores], from_beginning=True) as its:
-        while (count := count + len(its.poll(0.1))) < primer:
-            if time.monotonic() > end_s:
-                raise Unavailable(f"{count} of the first {primer} scores came in time")
+    with work.follower(settings, scores) as its:
+        while count < primer:
+            if time.monotonic() > end_s or child.poll() is not None:
+                _result(child, 0.0)
+            count += len(its.poll(0.1))
+
+
+def _result(child: Child, timeout_s: float) -> dict[str, Any]:
+    """The lane's JSON line; raises Unavailable where it fails or takes too long."""
+    try:
+        out, errors = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        out, errors = child.communicate()
+    if child.returncode:
+        raise Unavailable(f"a lane failed, or took too long:\n{errors[-2000:]}")
+    line: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return line

@@ -67,9 +67,9 @@ def main(wanted: Task) -> None:
         work = Work(wanted)
 
         def score(value: bytes) -> bytes:
-            if meter.count(1):
-                app.stop()
             [(_, scored)] = work([value])
+            if meter.count(1):
+                app.stop()  # after this record's checkpoint
             return scored
 
         out = app.topic(wanted.scores, key_serializer="bytes", value_serializer="bytes")

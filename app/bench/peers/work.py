@@ -1,14 +1,15 @@
 """The peers' work: its model, its features, what the scores must be, and whether they are.
 
 Every peer is given the same model file and the same vectors in Redis, by the ids of the
-benchmark's payments. A lane's figures count only if its output topic holds each payment that it
-read just once, under its customer's key, in that one's partition, with the right score (`check`).
+benchmark's payments. A lane's figures count only if its output topic holds each payment of its
+input just once, with the same key in the same partition, and with the right score (`check`).
 """
 
 import asyncio
 import io
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +25,9 @@ from app.adapters.redis import RedisStore
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import WORLD
 from app.bench.peers.peer import SCORE
-from app.config import load_settings
+from app.config import Settings, load_settings
 from app.demo.traffic import number_of
-from app.errors import ConfigError, Unavailable
+from app.errors import BrokerUnavailable, ConfigError, Unavailable
 from app.partitioner import partition_of
 from app.records import Float32s, Int32s, Int64s
 from models.handbook import Payments
@@ -41,27 +42,21 @@ QUIET_S = 2.0
 TIMEOUT_MS = 30_000
 
 
-class Vectors(NamedTuple):
-    """float32 (customers, SIDE) and (terminals, SIDE); zeros where Redis has none."""
-
-    customers: Float32s
-    terminals: Float32s
-
-
-def vectors() -> Vectors:
-    """The same ones in every run."""
+def vectors() -> tuple[Float32s, Float32s]:
+    """Of customers and terminals, (n, SIDE); zeros where Redis has none."""
     rng = np.random.default_rng(0)
-    sides = [rng.standard_normal((n, SIDE), np.float32) for n in (WORLD.customers, WORLD.terminals)]
-    for side in sides:
-        side[::WITHOUT] = 0
-    return Vectors(*sides)
+    customers, terminals = (
+        rng.standard_normal((n, SIDE), np.float32) for n in (WORLD.customers, WORLD.terminals)
+    )
+    customers[::WITHOUT] = terminals[::WITHOUT] = 0
+    return customers, terminals
 
 
-def write_vectors(redis_url: str, its: Vectors) -> None:
+def write_vectors(redis_url: str) -> None:
     """Let Redis have them; raises StoreUnavailable."""
     pairs = [
         (b"%c:%d" % (side, number), row.tobytes())
-        for side, rows in zip(b"ct", its, strict=True)
+        for side, rows in zip(b"ct", vectors(), strict=True)
         for number, row in enumerate(rows)
         if number % WITHOUT
     ]
@@ -127,8 +122,9 @@ class Expected(NamedTuple):
 
 def expected(coming: Payments, model_path: Path) -> Expected:
     """What the peers' work makes of these payments, in one go."""
-    its, (session, _) = vectors(), open_session(model_path.read_bytes(), CPU)
-    x = np.concatenate([its.customers[coming.customer], its.terminals[coming.terminal]], axis=1)
+    session, _ = open_session(model_path.read_bytes(), CPU)
+    customers, terminals = vectors()
+    x = np.concatenate([customers[coming.customer], terminals[coming.terminal]], axis=1)
     (scores,) = session.run(["score"], {"x": x})
     places = [partition_of(b"%d" % number, PARTITIONS) for number in range(WORLD.customers)]
     return Expected(coming.customer, np.array(places, np.int32)[coming.customer], scores.ravel())
@@ -149,7 +145,7 @@ def read(bootstrap: str, topic: str, *, risk_scores: bool = False) -> Found:
     """All of a topic of PeerScores, or RiskScores; raises Unavailable for a value that is none."""
     decode = Decoder("risk_score") if risk_scores else peer_score
     rows = []
-    with Follower(load_settings(bootstrap_servers=bootstrap), [topic], from_beginning=True) as its:
+    with follower(load_settings(bootstrap_servers=bootstrap), topic) as its:
         while records := its.poll(QUIET_S):
             for seen in records:
                 fields = decode(seen.value)
@@ -163,28 +159,33 @@ def read(bootstrap: str, topic: str, *, risk_scores: bool = False) -> Found:
     return Found(*map(np.array, columns))
 
 
+def follower(settings: Settings, topic: str) -> Follower:
+    """From the topic's beginning; a broker does not know at once that it leads a new partition."""
+    for wait_s in (0.2, 1.0, 5.0):
+        try:
+            return Follower(settings, [topic], from_beginning=True)
+        except BrokerUnavailable:
+            time.sleep(wait_s)
+    return Follower(settings, [topic], from_beginning=True)
+
+
 def peer_score(value: bytes | None) -> Fields | None:
     """The fields of a PeerScore."""
     found = fastavro.schemaless_reader(io.BytesIO(value or b""), SCORE, None)
     return found if isinstance(found, dict) else None
 
 
-def check(found: Found, wanted: Expected, least: int, *, scores: bool = True) -> None:
-    """Raise Unavailable unless at least `least` payments are scored, as the module says.
-
-    Those scored are the first ones of each partition, in any order.
-    """
-    n = len(found.number)
-    if n < least:
-        raise Unavailable(f"{least - n:,} of {least:,} scores are lost")
-    for partition in range(PARTITIONS):
-        here = np.sort(found.number[found.partition == partition])
-        there = np.flatnonzero(wanted.partition == partition)[: len(here)]
-        if not np.array_equal(here, there):
-            lost, twice = len(np.setdiff1d(there, here)), len(here) - len(np.unique(here))
-            raise Unavailable(f"partition {partition}: {lost:,} scores lost, {twice:,} doubled")
+def check(found: Found, wanted: Expected, *, scores: bool = True) -> None:
+    """Raise Unavailable unless all payments are scored, as the module says."""
+    n, number = len(wanted.customer), np.sort(found.number)
+    if not np.array_equal(number, np.arange(n)):
+        there = np.unique(number)
+        lost, twice = n - len(there), len(number) - len(there)
+        raise Unavailable(f"of {n:,} scores {lost:,} are lost and {twice:,} doubled")
+    if (found.partition != wanted.partition[found.number]).any():
+        raise Unavailable("scores lie in other partitions than their payments")
     if (found.key != wanted.customer[found.number]).any():
-        raise Unavailable("scores have another key than their customer's")
+        raise Unavailable("scores have other keys than their payments")
     off = np.abs(found.score - wanted.score[found.number])
     if scores and not off.max() <= TOLERANCE:
         raise Unavailable(f"scores are wrong, by {off.max():.2g} at most")
