@@ -11,6 +11,8 @@ FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2
 COMPILE := $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links $(UPGRADE)
 
+PEERS := $(addprefix app/bench/peers/requirements/,bytewax pathway quix)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check lint types integration bench lock clean FORCE
@@ -48,6 +50,7 @@ lock: ## write requirements/*.txt anew from pyproject.toml (UPGRADE=--upgrade: n
 		--extra cpu --extra demo -o requirements/demo.txt
 	$(COMPILE) pyproject.toml -c requirements/test.txt --extra cpu -o requirements/worker-cpu.txt
 	$(COMPILE) pyproject.toml -c requirements/test.txt --extra gpu -o requirements/worker-gpu.txt
+	for peer in $(PEERS); do $(COMPILE) $$peer.in -o $$peer.txt || exit 1; done
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ outcomes), `align` (who waits for whom in a replay), `batching` (how long a batc
 (waiting for what is away), `ports` (what is outside, as protocols), `records` (the values between
 stages), `errors`, `config`, `metrics`, `logs`, `cli`.
 
-Only `adapters/` imports faust, confluent_kafka, ctypes, redis and onnxruntime (and `bench/lanes/`,
-where the peers are); the stages import no client library, no asyncio, no clock.
+Only `adapters/` imports faust, confluent_kafka, ctypes, redis and onnxruntime (and `bench/lanes/`
+and `bench/peers/`); the stages import no client library, no asyncio, no clock.
 `tests/test_tidy.py` holds this.
 """

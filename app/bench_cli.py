@@ -52,6 +52,31 @@ def throughput(
 
 
 @bench.command()
+def peers(
+    records: Annotated[int, typer.Option(min=10_000, help="Transactions.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs of each lane.")] = 3,
+    lanes: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    bootstrap: Bootstrap = None,
+    *,
+    latency: Annotated[bool, typer.Option(help="Measure latency at 2,000 tx/s, too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """The same work by every other way to do it and by Riskwire, scores compared."""
+    from app.bench.peers import run as its
+    from app.bench.peers.lanes import LANES
+
+    report = its.run(
+        records=records,
+        rounds=rounds,
+        lanes=lanes.split(",") if lanes else tuple(LANES),
+        light=latency,
+        bootstrap=bootstrap,
+        say=_say,
+    )
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
 def stages(
     records: Annotated[int, typer.Option(min=10_000, help="Transactions a pass.")] = 300_000,
     batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 2048,

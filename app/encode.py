@@ -45,7 +45,8 @@ _REASONS = Ragged.of([encode_string(f.reason) + encode_string(f.name) for f in F
 
 
 @nb.njit(nogil=True, cache=True, inline="always")
-def _put_long(out: Any, p: Any, value: Any) -> Any:
+def put_long(out: Any, p: Any, value: Any) -> Any:
+    """Write Avro's varint of an integer at p; where it ends."""
     u = np.uint64((value << 1) ^ (value >> 63))
     while u > np.uint64(0x7F):
         out[p] = np.uint8((u & np.uint64(0x7F)) | np.uint64(0x80))
@@ -56,7 +57,8 @@ def _put_long(out: Any, p: Any, value: Any) -> Any:
 
 
 @nb.njit(nogil=True, cache=True, inline="always")
-def _put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
+def put_bytes(out: Any, p: Any, data: Any, start: Any, length: Any) -> Any:
+    """Copy bytes to p; where they end."""
     for j in range(length):
         out[p + j] = data[start + j]
     return p + length
@@ -79,21 +81,21 @@ def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, te
     size_middle = middles.shape[0] // _KINDS
     for i in range(partition.shape[0]):
         first = p
-        p = _put_bytes(out, p, header, 0, header.shape[0])
+        p = put_bytes(out, p, header, 0, header.shape[0])
         for k in range(text_start.shape[0]):
             size = text_length[k, i]
-            p = _put_bytes(out, _put_long(out, p, np.int64(size)), text, text_start[k, i], size)
-        p = _put_long(out, p, np.int64(partition[i]))
-        p = _put_long(out, p, offset[i])
-        p = _put_bytes(out, p, score_bytes, 4 * i, 4)
-        p = _put_long(out, p, np.int64(decision[i]))
-        p = _put_bytes(out, p, middles, size_middle * kind[i], size_middle)
-        p = _put_long(out, _put_hash(out, p, vector_hash[i]), event_time[i])
-        p = _put_long(out, p, append_time[i])
-        p = _put_long(out, p, np.int64(append_type[i]))
-        p = _put_bytes(out, p, tail, 0, tail.shape[0])
-        p = _put_bytes(out, p, vectors[i], 0, vectors.shape[1])
-        p = _put_bytes(out, p, end, 0, end.shape[0])
+            p = put_bytes(out, put_long(out, p, np.int64(size)), text, text_start[k, i], size)
+        p = put_long(out, p, np.int64(partition[i]))
+        p = put_long(out, p, offset[i])
+        p = put_bytes(out, p, score_bytes, 4 * i, 4)
+        p = put_long(out, p, np.int64(decision[i]))
+        p = put_bytes(out, p, middles, size_middle * kind[i], size_middle)
+        p = put_long(out, _put_hash(out, p, vector_hash[i]), event_time[i])
+        p = put_long(out, p, append_time[i])
+        p = put_long(out, p, np.int64(append_type[i]))
+        p = put_bytes(out, p, tail, 0, tail.shape[0])
+        p = put_bytes(out, p, vectors[i], 0, vectors.shape[1])
+        p = put_bytes(out, p, end, 0, end.shape[0])
         start[i], length[i] = first, p - first
     return p
 
@@ -154,41 +156,41 @@ def _encode_alerts(heads: Any, text: Any, payment: Any, said: Any, reasons: Any,
     scores, thresholds = score.view(np.uint8), threshold.view(np.uint8)
     for i in range(partition.shape[0]):
         first = p
-        p = _put_bytes(out, p, header, 0, header.shape[0])
-        p = _put_bytes(out, _put_long(out, p, ids.shape[1]), ids[i], 0, ids.shape[1])
+        p = put_bytes(out, p, header, 0, header.shape[0])
+        p = put_bytes(out, put_long(out, p, ids.shape[1]), ids[i], 0, ids.shape[1])
         for k in range(_TOKENS):
             size = np.int64(text_length[k, i])
-            p = _put_bytes(out, _put_long(out, p, size), data, text_start[k, i], size)
-        p = _put_long(out, _put_long(out, p, event_time[i]), amount[i])
+            p = put_bytes(out, put_long(out, p, size), data, text_start[k, i], size)
+        p = put_long(out, put_long(out, p, event_time[i]), amount[i])
         for k in range(_CURRENCY, text_start.shape[0]):
             size = np.int64(text_length[k, i])
             if k > _CURRENCY:
-                p = _put_long(out, p, np.int64(size >= 0))
+                p = put_long(out, p, np.int64(size >= 0))
             if size >= 0:
-                p = _put_bytes(out, _put_long(out, p, size), data, text_start[k, i], size)
+                p = put_bytes(out, put_long(out, p, size), data, text_start[k, i], size)
             if k == _CURRENCY:
-                p = _put_long(out, p, np.int64(channel[i]))
-        p = _put_bytes(out, p, scores, 4 * i, 4)
-        p = _put_bytes(out, p, thresholds, 4 * i, 4)
-        p = _put_long(out, p, np.int64(decision[i]))
+                p = put_long(out, p, np.int64(channel[i]))
+        p = put_bytes(out, p, scores, 4 * i, 4)
+        p = put_bytes(out, p, thresholds, 4 * i, 4)
+        p = put_long(out, p, np.int64(decision[i]))
         if count[i]:
-            p = _put_long(out, p, np.int64(count[i]))
+            p = put_long(out, p, np.int64(count[i]))
             for k in range(count[i]):
                 j = feature[i, k]
-                p = _put_bytes(out, p, name_data, name_start[j], name_length[j])
-                p = _put_bytes(out, p, value[i], 4 * k, 4)
-                p = _put_bytes(out, p, gain[i], 4 * k, 4)
-        p = _put_long(out, p, 0)
-        p = _put_bytes(out, p, width, 0, width.shape[0])
-        p = _put_bytes(out, p, vectors[i], 0, vectors.shape[1])
-        p = _put_long(out, p, 0)
-        p = _put_bytes(out, p, middles, size_middle * kind[i], size_middle)
+                p = put_bytes(out, p, name_data, name_start[j], name_length[j])
+                p = put_bytes(out, p, value[i], 4 * k, 4)
+                p = put_bytes(out, p, gain[i], 4 * k, 4)
+        p = put_long(out, p, 0)
+        p = put_bytes(out, p, width, 0, width.shape[0])
+        p = put_bytes(out, p, vectors[i], 0, vectors.shape[1])
+        p = put_long(out, p, 0)
+        p = put_bytes(out, p, middles, size_middle * kind[i], size_middle)
         p = _put_hash(out, p, vector_hash[i])
-        p = _put_bytes(out, p, topic, 0, topic.shape[0])
-        p = _put_long(out, _put_long(out, p, np.int64(partition[i])), offset[i])
-        p = _put_long(out, _put_long(out, p, event_time[i]), append_time[i])
-        p = _put_long(out, p, np.int64(append_type[i]))
-        p = _put_bytes(out, p, tail, 0, tail.shape[0])
+        p = put_bytes(out, p, topic, 0, topic.shape[0])
+        p = put_long(out, put_long(out, p, np.int64(partition[i])), offset[i])
+        p = put_long(out, put_long(out, p, event_time[i]), append_time[i])
+        p = put_long(out, p, np.int64(append_type[i]))
+        p = put_bytes(out, p, tail, 0, tail.shape[0])
         start[i], length[i] = first, p - first
     return p
 

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 
@@ -47,7 +47,7 @@ from app.metrics import Metrics
 from app.outage import Outage
 from app.ownership import Ownership
 from app.pipeline import LabelParts, Parts
-from app.ports import StateStore, WriterSchemas
+from app.ports import StateOwner, StateStore, WriterSchemas
 from app.shed import Shedding
 from app.snapshots import Snapshots
 from app.transactions import TransactionalDelivery
@@ -107,7 +107,7 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         shedding=_shedding(settings),
         ages=metrics.ages,
     )
-    intake = _intake(settings, transport, topics, metrics, ownership)
+    intake = intake_of(settings, transport, topics, metrics, ownership)
     if outage is not None:
         outage.returned = lambda: intake.go_back() if live.lacking.partitions else None
     metrics.info(
@@ -118,7 +118,9 @@ def build(settings: Settings, metrics: Metrics) -> Worker:
         transport=transport,
     )
     labels = LabelParts(topics[1], label_writers())
-    delivery = _delivery(settings, transport, intake, ownership)
+    delivery = delivery_of(settings, transport, intake, ownership.begin)
+    if isinstance(delivery, TransactionalDelivery):
+        ownership.renew = delivery.renew
     worker = Worker(parts, metrics, intake, ownership, labels, delivery)
     if settings.alignment == "wait":
         worker.alignment = Alignment(live, intake.ledger.admits)
@@ -160,13 +162,15 @@ def _ownership(
     )
 
 
-def _intake(
+def intake_of(
     settings: Settings,
     transport: str,
     topics: Sequence[str],
     metrics: Metrics,
-    ownership: Ownership,
+    owner: StateOwner,
 ) -> Intake:
+    """The consumer's side; a topic of `topics` has a breaker."""
+
     def breaker(topic: str) -> Breaker:
         metrics.breaker(topic, is_open=False)
         return Breaker(
@@ -184,7 +188,7 @@ def _intake(
             commits_itself=settings.delivery == "at_least_once",
         ),
         metrics,
-        ownership,
+        owner,
         {topic: breaker(topic) for topic in topics},
     )
 
@@ -202,22 +206,20 @@ def _shedding(settings: Settings) -> Shedding:
     return Shedding(1000 * after_ms, settings.shed_amount_minor)
 
 
-def _delivery(
-    settings: Settings, transport: str, intake: Intake, ownership: Ownership
+def delivery_of(
+    settings: Settings, transport: str, intake: Intake, began: Callable[[str], None]
 ) -> Deliverer:
+    """The way out by the settings' guarantee; `began`: see `TransactionalDelivery`."""
     if settings.delivery == "at_least_once":
         return Delivery(partial(open_sink, settings, transport), intake)
-
-    delivery = TransactionalDelivery(
+    return TransactionalDelivery(
         partial(open_transactor, settings, transport),
         intake,
         f"{settings.group_id}.{settings.worker_name()}",
-        ownership.begin,
+        began,
         settings.inflight_records_max,
         settings.inflight_bytes_max,
     )
-    ownership.renew = delivery.renew
-    return delivery
 
 
 def _fence(settings: Settings, transport: str, transactional_id: str) -> None:

@@ -15,11 +15,12 @@ PACKAGES = ("app", "features", "models", "schemas", "verify")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = MODULES + TESTS
+LOCKS = sorted(path for path in ROOT.rglob("requirements/*.txt") if ".venv" not in path.parts)
 
 CLIENTS = frozenset({"aiokafka", "confluent_kafka", "ctypes", "faust", "onnxruntime", "redis"})
 OUTSIDE = CLIENTS | {"app.adapters", "asyncio", "hiredis", "mode", "os", "socket", "time"}
 # The checker shares no code with the adapters that it checks.
-MAY_ACT = ("app/adapters/", "app/bench/lanes/", "verify/")
+MAY_ACT = ("app/adapters/", "app/bench/lanes/", "app/bench/peers/", "verify/")
 CHECKED = frozenset({"app", "features", "models", "schemas", "tests", "fastavro", "numba"})
 PURE_STAGES = (
     "avro_plan",
@@ -130,7 +131,7 @@ def test_every_test_says_what_must_hold(path: Path) -> None:
     assert not mute
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=name_of)
+@pytest.mark.parametrize("path", LOCKS, ids=name_of)
 def test_locks_are_pinned_by_hash_and_name_no_registry(path: Path) -> None:
     """Every line of a lock is a pinned version with hashes; no address, so any registry serves."""
     text = path.read_text("utf-8")

@@ -207,18 +207,20 @@ def agree(runs: Mapping[str, Sequence[Result]]) -> None:
 
 def program(module: str, *arguments: str) -> dict[str, Any]:
     """Run a module in a process of its own; its JSON line."""
+    return ran([sys.executable, "-m", module, *arguments])
+
+
+def ran(command: Sequence[str]) -> dict[str, Any]:
+    """Run a program; its JSON line. Raises Unavailable where it fails or takes too long."""
+    what = " ".join(command[:5])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=LANE_TIMEOUT_S,
+            command, capture_output=True, check=False, text=True, timeout=LANE_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{module} did not end within {LANE_TIMEOUT_S} s") from None
+        raise Unavailable(f"{what} did not end within {LANE_TIMEOUT_S} s") from None
     if done.returncode:
-        raise Unavailable(f"{module} failed:\n{done.stderr[-2000:]}")
+        raise Unavailable(f"{what} failed:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

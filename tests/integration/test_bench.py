@@ -8,6 +8,8 @@ from rich.console import Console
 from app.bench import latency
 from app.bench.lanes import verify
 from app.bench.load import fill_topic, load
+from app.bench.peers import measure
+from app.bench.peers import run as peers
 from app.bench.throughput import LANES, run
 from app.demo.cluster import Kafka
 from tests.integration.conftest import MakeTopic
@@ -38,6 +40,24 @@ def test_the_judge_counts_what_is_there(
     assert fill_topic(kafka.bootstrap, wrong, load(10).coming) == 10
     with pytest.raises(ValueError, match="fingerprint"):
         verify.main(kafka.bootstrap, wrong)
+
+
+def test_a_peer_and_riskwire_do_the_same_work(
+    kafka: Kafka, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hand-written loop and both of Riskwire's ways: right scores, rates and latency."""
+    monkeypatch.setattr(measure, "CUT_S", 0.5)
+    lanes = ["loop", "packed", "packed_once"]
+    report = peers.run(
+        records=RECORDS, rounds=1, lanes=lanes, seconds=1.0, bootstrap=kafka.bootstrap,
+        redis_url=redis_url,
+    )  # fmt: skip
+    assert list(report["lanes"]) == lanes
+    for lane in report["lanes"].values():
+        assert lane["tx_per_s"] > 0
+        assert lane["cpu_us_per_tx"] > 0
+        assert 0 < lane["p50_ms"] <= lane["p99_ms"] <= lane["p999_ms"] < 60_000
+    assert report["ratios"]["packed"]["loop"] > 0
 
 
 def test_latency_is_measured_from_due_to_readable(kafka: Kafka, redis_url: str) -> None:

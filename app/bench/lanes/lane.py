@@ -24,7 +24,10 @@ CONSUMER_OPTIONS: dict[str, str | int | bool] = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a lane is asked to do; `redis` and `scores` only matter to lanes that score."""
+    """What a lane is asked to do; `redis` and `scores` only matter to lanes that score.
+
+    From `model` on it is about the peers' own work (`app.bench.peers`).
+    """
 
     bootstrap: str
     topic: str
@@ -35,6 +38,10 @@ class Task:
     scores: str
     transport: str
     delivery: str
+    model: str
+    variant: str
+    batch: int
+    linger_ms: int
 
 
 def task(arguments: list[str] | None = None) -> Task:
@@ -49,6 +56,10 @@ def task(arguments: list[str] | None = None) -> Task:
     parser.add_argument("--scores", default="", help="output topic")
     parser.add_argument("--transport", default="native", help="of Riskwire's own lane")
     parser.add_argument("--delivery", default="at_least_once", help="of Riskwire's own lane")
+    parser.add_argument("--model", default="", help="ONNX file of the peers' own work")
+    parser.add_argument("--variant", default="", help="which way, where a lane has several")
+    parser.add_argument("--batch", type=int, default=256, help="records in a peer's batch")
+    parser.add_argument("--linger-ms", type=int, default=10, help="longest wait for a batch")
     return Task(**vars(parser.parse_args(arguments)))
 
 
