@@ -5,23 +5,22 @@ safe against two processes that do so at once. Raises ConfigError that names wha
 and Unavailable where the broker does not come up.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.adapters.admin import answers
+from app.demo.maven import once
 from app.demo.process import Server, free_ports, listens
 from app.errors import ConfigError, Unavailable
 
 VERSION = "4.3.1"
 JAVA_MAJOR_MIN = 17
-FETCH_TIMEOUT_S, START_TIMEOUT_S = 600, 180.0
+START_TIMEOUT_S = 180.0
 HEAP = "-Xmx512m"
 POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
@@ -173,36 +172,9 @@ def cache() -> Path:
 def jars() -> Path:
     """Directory with Kafka's jars, fetched at first use; raises ConfigError."""
     place = cache()
-    if (place / ".complete").exists():
-        return place
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise ConfigError("Maven is missing, which fetches Kafka's jars once (Debian: maven)")
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / ".complete").exists():
-            _fetch(maven, place)
-    return place
+    goals = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={place}"]
+    return once(place, "Kafka's jars", _lay, goals)
 
 
-def _fetch(maven: str, place: Path) -> None:
-    with tempfile.TemporaryDirectory() as project:
-        (Path(project) / "pom.xml").write_text(POM, "utf-8")
-        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
-        command = [maven, "-q", "-B", *goal, f"-DoutputDirectory={place}"]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=project,
-                capture_output=True,
-                check=False,
-                text=True,
-                timeout=FETCH_TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise ConfigError(f"Maven did not fetch Kafka in {FETCH_TIMEOUT_S} s") from None
-    if done.returncode:
-        end = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-        raise ConfigError(f"Maven could not fetch Kafka {VERSION}:\n{end}")
-    (place / ".complete").touch()
+def _lay(project: Path) -> None:
+    (project / "pom.xml").write_text(POM, "utf-8")
