@@ -2,7 +2,7 @@
 
 Every peer has a program here and, unless Riskwire's own environment has all it needs, a lock in
 `requirements/`, which is installed into an environment of its own in the user's cache at first use.
-Raises Unavailable where that cannot be made.
+Raises Unavailable where that cannot be made, and ConfigError where Java or Maven lacks.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import app
 import schemas
+from app.bench.peers import java
 from app.errors import Unavailable
 
 HERE = Path(__file__).parent
@@ -36,6 +37,11 @@ def peer(name: str, *more: str) -> Start:
     return lambda arguments: [str(environment(name)), *program, *arguments, *more]
 
 
+def jvm(variant: str, *more: str) -> Start:
+    """A program of `java/`; built now if it is not there."""
+    return lambda arguments: java.command(variant, [*arguments, *more])
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
     """How a lane starts, and which share of the records it is given.
@@ -53,6 +59,8 @@ class Lane:
 _RISKWIRE, _PEERS = "app.bench.lanes.riskwire", "app.bench.peers"
 _PACKED, _LOOP, _FAUST = f"{_PEERS}.packed", f"{_PEERS}.loop", f"{_PEERS}.faust"
 _ONCE = ("--delivery", "exactly_once")
+_JIT_SHARE = 1 / 3
+"""A JVM compiles that long, which does not count."""
 LANES: dict[str, Lane] = {
     "riskwire_once": Lane(own(_RISKWIRE, *_ONCE), 1.0, everything=True),
     "riskwire": Lane(own(_RISKWIRE), 1.0, everything=True),
@@ -61,6 +69,13 @@ LANES: dict[str, Lane] = {
     "packed_fetch": Lane(own(_PACKED, "--variant", "fetch"), 0.5),
     "loop": Lane(own(_LOOP), 0.2),
     "loop_1024": Lane(own(_LOOP, "--batch", "1024"), 0.2),
+    "java_poll": Lane(jvm("poll"), 1.0, _JIT_SHARE),
+    "java_poll_2048": Lane(jvm("poll", "--batch", "2048"), 1.0, _JIT_SHARE),
+    "java_poll_owned": Lane(jvm("poll-owned", "--batch", "2048"), 1.0, _JIT_SHARE),
+    "streams_eos": Lane(jvm("streams-eos"), 1.0, _JIT_SHARE),
+    "streams_eos_safe": Lane(jvm("streams-eos-safe"), 1.0, _JIT_SHARE),
+    "streams_batch": Lane(jvm("streams-batch"), 1.0, _JIT_SHARE),
+    "streams_event": Lane(jvm("streams-event"), 0.05, _JIT_SHARE),
     "pathway": Lane(peer("pathway"), 0.2),
     "bytewax": Lane(peer("bytewax", "--batch", "1024"), 0.2),
     "bytewax_collect": Lane(peer("bytewax", "--variant", "collect"), 0.2),
@@ -70,7 +85,6 @@ LANES: dict[str, Lane] = {
     "faust_take": Lane(own(_FAUST, "--variant", "take"), 0.02),
     "faust": Lane(own(_FAUST), 0.01),
 }
-"""A peer that is no Python joins with a `start` of its own: its command for these arguments."""
 
 
 def environment(name: str) -> Path:
