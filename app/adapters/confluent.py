@@ -128,6 +128,8 @@ class ObjectSource:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        if self._group is None:
+            self._hear_of_group()
         polled_us = time.time_ns() // 1000
         topics: dict[str, list[Message]] = {}
         for message in messages:

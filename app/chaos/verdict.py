@@ -10,7 +10,7 @@ from typing import Any
 
 from app.chaos.schedule import KINDS, SESSION_MS, Tier
 from verify import Report
-from verify.report import HELD, LAWS
+from verify.report import LAWS, UNDECIDED
 
 TAKEOVER_S_MAX, LEAVE_S_MAX = SESSION_MS / 1000 + 3.0, 2.0
 HEADS = (
@@ -50,21 +50,26 @@ class Verdict:
     @property
     def holds(self) -> bool:
         """Whether all went as it must, and the checker has said so."""
-        return self.is_right and not self.late
+        return self.is_right and not self.late and not self.unchecked
 
     @property
     def is_right(self) -> bool:
-        """Whether nothing is wrong and every law was checked, however long it took."""
-        report = self.report
-        checked = report is not None and all(report.verdict(law) == HELD for law in LAWS)
-        return checked and not self.violations
+        """Whether nothing is wrong, however long it took."""
+        return not self.violations and self.report is not None and self.report.holds
+
+    @property
+    def unchecked(self) -> list[str]:
+        """The laws for which there was nothing to check: too little was scored for good, say."""
+        return [law for law in LAWS if self.report and self.report.verdict(law) == UNDECIDED]
 
     @property
     def word(self) -> str:
         """The verdict in a word or two."""
         if not self.is_right:
             return "VIOLATED"
-        return "holds, but late" if self.late else "holds"
+        but = ["late"] if self.late else []
+        but += [f"not checked: {', '.join(self.unchecked)}"] if self.unchecked else []
+        return f"holds, but {' and '.join(but)}" if but else "holds"
 
     @property
     def takeover_s_max(self) -> float | None:
