@@ -233,7 +233,7 @@ class Campaign:
             self._say(f"ended by itself: {words}")
             if member.process.returncode and not any(why in words for why in MAY_END):
                 self._fail(words)
-        if member.intent == "leave" or number >= self.tier.workers or self._stop.is_set():
+        if member.intent == "leave" or number >= self.tier.workers:
             del self.crew.members[number]
             return
         self._restarts.add(number)
