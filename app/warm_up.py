@@ -13,6 +13,7 @@ import numpy as np
 
 import schemas
 from app.adapters.memory import MemoryStore
+from app.decide import Policy
 from app.labels import label_writers
 from app.live import Live
 from app.meta import Meta
@@ -20,8 +21,9 @@ from app.pipeline import LabelParts, Parts, learn, process
 from app.records import Ragged, RecordBatch
 from app.shed import FULL, RULE, Shedding
 from features.blob import meta_key
-from features.contract import LIVE, WIDTH
+from features.contract import LIVE
 
+_ALERT_ALWAYS = Policy(1e-30, 1e-30)
 _CUSTOMER = b"warm-up"
 _TRANSACTION = {
     "transaction_id": "warm-up",
@@ -45,13 +47,14 @@ async def warm_up(parts: Parts) -> None:
         store.blobs[meta_key(live.namespace, 0)] = meta.encode()
         live.adopt(0, meta, (0, 0))
         enrich = dataclasses.replace(parts.enrich, live=live, store=store, outage=None)
-        now = dataclasses.replace(parts, enrich=enrich, shedding=Shedding(1, level=level))
+        now = dataclasses.replace(
+            parts, enrich=enrich, shedding=Shedding(1, level=level), policy=_ALERT_ALWAYS
+        )
         await process(_records("warm-up", [good, b"broken"], first, now_us), now)
         outcomes = [_encoded("fraud_label", label), b"broken"]
         await learn(_records(its.topic, outcomes, first, now_us), its, now)
         [frozen] = live.freeze()
         store.blobs |= dict(frozen.pairs)
-    parts.explainer.contributions(np.zeros((1, WIDTH), np.float32))
 
 
 def _encoded(name: str, fields: dict[str, Any]) -> bytes:
