@@ -215,9 +215,9 @@ class World:
         """Wait until all that was sent is with the broker."""
         assert self._producer.flush(30) == 0
 
-    def read(self, role: str) -> list[Output]:
+    def read(self, role: str, isolation: str = "read_committed") -> list[Output]:
         """All committed records of an output topic: (partition, offset, key, value, headers)."""
-        options = {"isolation.level": "read_committed", "enable.partition.eof": "true"}
+        options = {"isolation.level": isolation, "enable.partition.eof": "true"}
         at = {"bootstrap.servers": self.bootstrap, "group.id": "reader"}
         consumer = Consumer({**at, **options})
         consumer.assign([TopicPartition(self.names[role], p, 0) for p in range(PARTITIONS)])
@@ -276,13 +276,20 @@ class World:
                 break
             time.sleep(0.2)
         assert not set(scores) & set(letters)
-        assert len(both) == self.sent
+        assert len(both) == self.sent, self._missing(both)
         if not duplicates:
             assert len(scores) + len(letters) == self.sent
             for p in range(PARTITIONS):
                 mine = [offset for at, offset in scores if at == p]
                 assert mine == sorted(mine)
         return len(set(scores)), len(set(letters))
+
+    def _missing(self, found: set[tuple[int, int]]) -> str:
+        """Which inputs lack an output, and whether one is there that is not committed."""
+        values = (avro("risk_score", row[3]) for row in self.read("SCORES", "read_uncommitted"))
+        written = {(s["source_partition"], s["source_offset"]) for s in values}
+        open_ones = sorted(written - found)
+        return f"{len(found)} of {self.sent}; written, but not committed: {open_ones[:20]}"
 
 
 def avro(name: str, value: bytes | None) -> dict[str, Any]:
