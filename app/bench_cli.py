@@ -22,6 +22,9 @@ bench = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Bootstrap = Annotated[str | None, typer.Option(help="A Kafka that is there already.")]
+Records = Annotated[int, typer.Option(min=10_000, help="Transactions.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Runs of each lane.")]
+Lanes = Annotated[str, typer.Option(help="Only these, comma separated.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -31,9 +34,9 @@ def add(app: typer.Typer) -> None:
 
 @bench.command()
 def throughput(
-    records: Annotated[int, typer.Option(min=10_000, help="Transactions.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each lane.")] = 3,
-    lanes: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    records: Records = 1_000_000,
+    rounds: Rounds = 3,
+    lanes: Lanes = "",
     bootstrap: Bootstrap = None,
     *,
     as_json: Json = False,
@@ -53,9 +56,9 @@ def throughput(
 
 @bench.command()
 def peers(
-    records: Annotated[int, typer.Option(min=10_000, help="Transactions.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each lane.")] = 3,
-    lanes: Annotated[str, typer.Option(help="Only these, comma separated.")] = "",
+    records: Records = 1_000_000,
+    rounds: Rounds = 3,
+    lanes: Lanes = "",
     bootstrap: Bootstrap = None,
     *,
     latency: Annotated[bool, typer.Option(help="Measure latency at 2,000 tx/s, too.")] = True,

@@ -7,19 +7,20 @@ or it does not and the fields are None.
 """
 
 import io
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import fastavro
-from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, Message, TopicPartition
 
 import schemas
 from app.adapters.topics import REQUEST_S, outsider, translated
 from app.config import Settings
-from app.errors import BrokerUnavailable, ConfigError
+from app.errors import BrokerUnavailable, ConfigError, RiskwireError
 
 RECORDS_MAX = 1000
-SAMPLE_QUIET_S = 0.5
+SAMPLE_QUIET_S, LEADER_S = 0.5, 0.1
 CONFLUENT_MAGIC = 0
 CONFLUENT_BYTES = 5
 SINGLE_OBJECT_BYTES = 10
@@ -56,32 +57,41 @@ class Follower:
         """
         self._consumer = outsider(settings, "follow", fetch_wait_max_ms="50")
         try:
+            at = [(topic, p) for topic in topics for p in self._partitions(topic)]
+            begin = [OFFSET_BEGINNING if from_beginning else self._end(*each, back) for each in at]
             self._consumer.assign(
-                [
-                    TopicPartition(topic, partition, first if from_beginning else max(first, at))
-                    for topic in topics
-                    for partition, first, at in self._ends(topic, back)
-                ]
+                [TopicPartition(*each, first) for each, first in zip(at, begin, strict=True)]
             )
         except KafkaException as error:
             self.close()
             raise translated(error, "cannot follow") from None
-        except ConfigError:
+        except RiskwireError:
             self.close()
             raise
 
-    def _ends(self, topic: str, back: int) -> Iterator[tuple[int, int, int]]:
-        """Each partition, its first offset and its end as it is now, less `back`.
-
-        "From the end" would be looked up at the first fetch: what comes until then would be missed.
-        """
+    def _partitions(self, topic: str) -> list[int]:
         found = self._consumer.list_topics(topic, timeout=REQUEST_S).topics[topic]
         if found.error is not None:
             raise ConfigError(f"topic {topic}: {found.error.str()}; see `riskwire topics apply`")
-        for p in sorted(found.partitions):
-            at = TopicPartition(topic, p)
-            first, end = self._consumer.get_watermark_offsets(at, timeout=REQUEST_S)
-            yield p, first, end - back
+        return sorted(found.partitions)
+
+    def _end(self, topic: str, partition: int, back: int) -> int:
+        """Its end as it is now, less `back`.
+
+        "From the end" would be looked up at the first fetch: what comes until then would be missed.
+        A broker that does not know yet, or no more, that it leads the partition is asked again.
+        """
+        at, until_s = TopicPartition(topic, partition), time.monotonic() + REQUEST_S
+        while True:
+            try:
+                first, end = self._consumer.get_watermark_offsets(at, timeout=REQUEST_S)
+            except KafkaException as error:
+                why = translated(error, "cannot follow")
+                if isinstance(why, ConfigError) or time.monotonic() > until_s:
+                    raise why from None
+                time.sleep(LEADER_S)
+            else:
+                return max(first, end - back)
 
     def poll(self, timeout_s: float) -> list[Seen]:
         """Wait for the first record, then give what is there; raises BrokerUnavailable."""

@@ -26,8 +26,7 @@ from app.adapters.admin import fill
 from app.bench import bombs
 from app.bench.bombs import BOMBS, Bomb
 from app.bench.load import Load, load, state_of, write_state
-from app.bench.throughput import OUTPUTS, WARM_SHARE, environment_of, program, topic_of
-from app.demo.cluster import pick_kafka, redis_server
+from app.bench.throughput import OUTPUTS, WARM_SHARE, environment_of, program, servers, topic_of
 from app.demo.traffic import BROKEN, Due, encoded
 from app.errors import Unavailable
 from app.letters import letters_of
@@ -58,27 +57,25 @@ def run(
     say(f"{len(BOMBS)} bombs")
     report: dict[str, Any] = {"bombs_us": costs()}
     with ExitStack() as stack:
-        say("starting Kafka and Redis")
-        kafka = stack.enter_context(pick_kafka(bootstrap))
-        redis = stack.enter_context(redis_server())
+        here = stack.enter_context(servers(bootstrap, None, say))
         say(f"filling topics with {records:,} good records, and as many broken ones")
         its = load(records)
         topics = {
-            share: stack.enter_context(topic_of(kafka.bootstrap, f"bench-{share}-broken"))
+            share: stack.enter_context(topic_of(here.bootstrap, f"bench-{share}-broken"))
             for share in (0, 50)
         }
         for share, topic in topics.items():
-            fill(kafka.bootstrap, topic, _traffic(its, broken=bool(share)))
+            fill(here.bootstrap, topic, _traffic(its, broken=bool(share)))
         timing, blobs = state_of(its)
-        reset = partial(write_state, redis.url, timing, blobs)
+        reset = partial(write_state, here.redis_url, timing, blobs)
         for delivery in DELIVERIES:
-            lane = partial(_lane, kafka.bootstrap, redis.url, delivery, records, reset)
+            lane = partial(_lane, here.bootstrap, here.redis_url, delivery, records, reset)
             runs: dict[int, list[Run]] = {share: [] for share in topics}
             for number, share in itertools.product(range(rounds), topics):
                 runs[share].append(lane(topics[share], 2 * records if share else records))
                 say(f"{delivery}, round {number + 1}, {share} % broken: {runs[share][-1]}")
             report[delivery] = _summary(runs)
-        report["environment"] = environment_of(kafka.kind, redis.kind, records, rounds)
+        report["environment"] = environment_of(here, records, rounds)
     report["missed"] = missed(report)
     return report
 

@@ -26,8 +26,8 @@ from rich.table import Table
 from app.adapters.admin import delete_topics
 from app.adapters.topics import apply_topics, wanted_topics
 from app.bench.load import WORLD
+from app.bench.throughput import servers
 from app.config import Settings
-from app.demo.cluster import pick_kafka, redis_server
 from app.demo.process import free_ports
 from app.demo.run import demo_settings, fill_store
 from app.demo.traffic import divided
@@ -61,22 +61,19 @@ def run(
     `say` is told what happens. Raises Unavailable where scores are missing or doubled.
     """
     with ExitStack() as stack:
-        say("starting Kafka and Redis")
-        kafka = stack.enter_context(pick_kafka(bootstrap))
-        if redis_url is None:
-            redis_url = stack.enter_context(redis_server()).url
+        here = stack.enter_context(servers(bootstrap, redis_url, say))
         if bootstrap is None:
             say(f"letting Kafka compile its own code for {BROKER_WARM_S:.0f} s, which do not count")
-            settings = settings_of(kafka.bootstrap, redis_url, GUARANTEES[0])
+            settings = settings_of(here.bootstrap, here.redis_url, GUARANTEES[0])
             _measured(settings, min(rates), BROKER_WARM_S, warm)
         runs = []
         for rate in rates:
             for guarantee in guarantees:
-                settings = settings_of(kafka.bootstrap, redis_url, guarantee)
+                settings = settings_of(here.bootstrap, here.redis_url, guarantee)
                 found = _measured(settings, rate, seconds, warm)
                 runs.append({"rate": rate, "delivery": guarantee, **found})
                 say(f"{rate:,.0f}/s {guarantee}: p50 {found['p50_ms']}, p99 {found['p99_ms']} ms")
-        where = {"kafka": kafka.kind, "cores": os.cpu_count(), "seconds": seconds}
+        where = {"kafka": here.kafka, "cores": os.cpu_count(), "seconds": seconds}
     return {"runs": runs, "environment": where}
 
 

@@ -28,10 +28,9 @@ from app.adapters.admin import delete_topics
 from app.adapters.topics import wanted_topics
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import STATE, load, state_of, write_state
-from app.bench.throughput import program
+from app.bench.throughput import program, servers
 from app.bounds import memory_cap, process_memory
 from app.config import Settings, load_settings
-from app.demo.cluster import pick_kafka, redis_server
 from app.demo.process import free_ports
 from app.demo.worker import WorkerProcess
 from app.errors import Unavailable
@@ -68,16 +67,14 @@ def run(
 ) -> dict[str, Any]:
     """Measure; `missed` in the report names the goals that were not reached."""
     with ExitStack() as stack:
-        say("starting Kafka and Redis")
-        kafka = stack.enter_context(pick_kafka(bootstrap))
-        redis = stack.enter_context(redis_server())
+        here = stack.enter_context(servers(bootstrap, None, say))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="riskwire-overload-")))
-        settings = _settings(kafka.bootstrap, redis.url)
+        settings = _settings(here.bootstrap, here.redis_url)
         say(f"making topics, and the state of {STATE}")
         apply(settings)
         names = [topic.name for topic in wanted_topics(settings)]
-        stack.callback(delete_topics, kafka.bootstrap, names)
-        write_state(redis.url, *state_of(load(1000)))
+        stack.callback(delete_topics, here.bootstrap, names)
+        write_state(here.redis_url, *state_of(load(1000)))
         program("app.bench.pour", *_where(settings), "--records", str(PEAK_RECORDS))
         say(f"the peak: draining {PEAK_RECORDS:,} transactions")
         with _worker(settings, place) as worker:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -108,28 +108,52 @@ def run(
     `say` is told what happens. Raises ConfigError for an unknown lane, Unavailable where a lane
     fails, loses or doubles records, or scores differently from another.
     """
-    unknown = set(lanes) - set(LANES)
-    if unknown:
-        raise ConfigError(f"no such lane: {', '.join(sorted(unknown))}; there are {list(LANES)}")
+    check_lanes(lanes, LANES)
     with ExitStack() as stack:
-        say("starting Kafka and Redis")
-        kafka = stack.enter_context(pick_kafka(bootstrap))
-        redis_kind = "given"
-        if redis_url is None:
-            redis = stack.enter_context(redis_server())
-            redis_url, redis_kind = redis.url, redis.kind
+        here = stack.enter_context(servers(bootstrap, redis_url, say))
         say(f"filling a topic with {records:,} transactions, and the state with {STATE}")
-        topic = stack.enter_context(topic_of(kafka.bootstrap, "bench-transactions"))
+        topic = stack.enter_context(topic_of(here.bootstrap, "bench-transactions"))
         its = load(records)
-        fill_topic(kafka.bootstrap, topic, its.coming)
+        fill_topic(here.bootstrap, topic, its.coming)
         timing, blobs = state_of(its)
-        write = partial(write_state, redis_url, timing)
+        write = partial(write_state, here.redis_url, timing)
         stack.callback(write, {})
-        stage = Stage(kafka.bootstrap, redis_url, topic, records, partial(write, blobs))
+        stage = Stage(here.bootstrap, here.redis_url, topic, records, partial(write, blobs))
         runs = _rounds(stage, lanes, rounds, say)
-        environment = environment_of(kafka.kind, redis_kind, records, rounds)
+        environment = environment_of(here, records, rounds)
     agree(runs)
     return summary(runs, environment)
+
+
+class Servers(NamedTuple):
+    """Where a benchmark runs, and what these are."""
+
+    bootstrap: str
+    kafka: str
+    redis_url: str
+    redis: str
+
+
+@contextmanager
+def servers(
+    bootstrap: str | None, redis_url: str | None, say: Callable[[str], None]
+) -> Iterator[Servers]:
+    """Those that are given, else a Kafka and a Redis of our own as long as the block runs."""
+    say("starting Kafka and Redis")
+    with ExitStack() as stack:
+        kafka = stack.enter_context(pick_kafka(bootstrap))
+        kind = "given"
+        if redis_url is None:
+            redis = stack.enter_context(redis_server())
+            redis_url, kind = redis.url, redis.kind
+        yield Servers(kafka.bootstrap, kafka.kind, redis_url, kind)
+
+
+def check_lanes(wanted: Sequence[str], there: Mapping[str, object]) -> None:
+    """Raise ConfigError for a lane that is not there."""
+    unknown = set(wanted) - set(there)
+    if unknown:
+        raise ConfigError(f"no such lane: {', '.join(sorted(unknown))}; there are {list(there)}")
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
@@ -261,7 +285,7 @@ def summary(runs: Mapping[str, Sequence[Result]], environment: dict[str, Any]) -
     return report
 
 
-def environment_of(kafka: str, redis: str, records: int, rounds: int) -> dict[str, Any]:
+def environment_of(here: Servers, records: int, rounds: int) -> dict[str, Any]:
     """Where, and of how much, a report is."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -273,8 +297,8 @@ def environment_of(kafka: str, redis: str, records: int, rounds: int) -> dict[st
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "kafka": kafka,
-        "redis": redis,
+        "kafka": here.kafka,
+        "redis": here.redis,
         "partitions": PARTITIONS,
         "records": records,
         "state": STATE,

@@ -40,6 +40,8 @@ AHEAD_S = 2.0
 """So far may the traffic run ahead of the next fault."""
 BACKLOG_S = 15.0
 """So much of it may wait for workers: a fault is to meet traffic, not to make a mountain of it."""
+MAY_END = ("StateError", "BrokerUnavailable")
+"""A worker whose partitions another has claimed ends, and one whose transaction never does."""
 
 
 @dataclass(slots=True)
@@ -50,10 +52,6 @@ class Takeover:
     died_s: float
     left: set[int]
     alone: bool
-
-
-MAY_END = ("StateError", "BrokerUnavailable")
-"""A worker whose partitions another has claimed ends, and one whose transaction never does."""
 
 
 class Campaign:
@@ -152,7 +150,10 @@ class Campaign:
         stuck = self._waits_since_s and time.monotonic() > self._waits_since_s + WAIT_S_MAX
         if stuck:
             self._fail(f"'{self._due[-1]}' cannot be done in {WAIT_S_MAX:.0f} s: no worker works")
-        return bool(stuck) or self.reader.has_ended
+        if self.reader.has_ended:
+            self._fail(f"the outputs could not be read: {self.reader.error!r}")
+            return True
+        return bool(stuck)
 
     # Faults.
 

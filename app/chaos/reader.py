@@ -19,6 +19,8 @@ class Reader:
         """Scores and dead letters."""
         self.made_ms = dict.fromkeys(range(settings.partitions), 0)
         """By partition, when the newest score that is readable was made (ms since 1970)."""
+        self.error: Exception | None = None
+        """What ended it before it was stopped."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="riskwire-reader", daemon=True)
         self._thread.start()
@@ -29,6 +31,12 @@ class Reader:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._read()
+        except Exception as error:  # noqa: BLE001 -- the campaign says it
+            self.error = error
+
+    def _read(self) -> None:
         scores = self._settings.topic("scores")
         topics = [scores, self._settings.topic("dead_letters")]
         with Follower(self._settings, topics, from_beginning=True) as follower:

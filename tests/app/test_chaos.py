@@ -1,5 +1,6 @@
 """Campaigns of faults, without servers: what a seed draws, and how crash points are laid."""
 
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from app.adapters.mock_cluster import MockCluster
 from app.chaos import faults as doing
+from app.chaos.campaign import Campaign
 from app.chaos.crash import Mine, found
 from app.chaos.faults import Faults
 from app.chaos.points import POINTS, Place
+from app.chaos.reader import Reader
 from app.chaos.schedule import KINDS, TIERS, Fault, draw
 from app.chaos.verdict import Verdict
+from app.config import load_settings
 from app.errors import ConfigError
 
 CI = TIERS["ci"]
@@ -130,6 +135,22 @@ def test_a_crash_point_that_is_never_passed_is_a_violation(
     its.turn()
     assert failed == ["crash point 'decoded' was never reached"]
     assert its.is_quiet
+
+
+def test_a_campaign_whose_outputs_cannot_be_read_is_violated() -> None:
+    """Nobody would see what came out: it ends, and says why."""
+    cluster = MockCluster({"scores": 1})
+    reader = Reader(load_settings(bootstrap_servers=cluster.bootstrap))  # no dead letters there
+    for _ in range(100):
+        if not reader.has_ended:
+            time.sleep(0.1)
+    cluster.stop()
+    failed: list[str] = []
+    campaign: Any = SimpleNamespace(reader=reader, _waits_since_s=0.0, _fail=failed.append)
+    sender: Any = SimpleNamespace(is_alive=lambda: True)
+    assert Campaign._is_over(campaign, [sender])
+    assert len(failed) == 1
+    assert "dead" in failed[0]
 
 
 def test_a_row_is_kept_of_each_campaign(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,13 @@ import schemas
 from app import encode
 from app.adapters.scores import parse
 from app.decide import DECISIONS, Reasons
-from app.emit import Provenance, Route, Scored, alert_id, emit
+from app.emit import Provenance, Route, Scored, emit
 from app.errors import RejectCode
 from app.latency import PARTS, Instants, total_us, wait_us
 from app.records import STRING_FIELDS, Float32s, Outbound, RecordBatch, Reject, Transactions
 from features.contract import FEATURES
 from tests.app.builders import T0, record_batch, transactions
+from verify.outputs import ALERTS
 
 ROUTE = Route("scores", "alerts", "dead-letters")
 CARRYING = dataclasses.replace(ROUTE, score_features=True)
@@ -247,7 +249,7 @@ def test_alerts_are_byte_equal_to_fastavro(
         row = rows[i]
         strings = {name: row[name] for name in STRING_FIELDS}
         record = {
-            "alert_id": alert_id("transactions", row["partition"], row["offset"]),
+            "alert_id": _alert_id(row["partition"], row["offset"]),
             "transaction": {
                 **strings,
                 "event_time": row["event_time_us"],
@@ -281,6 +283,10 @@ def test_alerts_are_byte_equal_to_fastavro(
         assert schema.single_object_header + expected.getvalue() == out[1].values[k]
 
 
+def _alert_id(partition: int, offset: int) -> str:
+    return str(uuid.uuid5(ALERTS, f"transactions/{partition}/{offset}"))
+
+
 def test_an_alert_is_sent_for_review_and_decline_only() -> None:
     """APPROVE gives a score; REVIEW and DECLINE give an alert too, with everything in it."""
     rows = [{"transaction_id": f"t{i}", "partition": 3, "offset": 40 + i} for i in range(3)]
@@ -290,7 +296,7 @@ def test_an_alert_is_sent_for_review_and_decline_only() -> None:
     first, second = (_read("risk_alert", alerts.values[i]) for i in range(2))
     assert [first["decision"], second["decision"]] == ["REVIEW", "DECLINE"]
     assert first["threshold"] == 0.5
-    assert first["alert_id"] == alert_id("transactions", 3, 41)
+    assert first["alert_id"] == _alert_id(3, 41)
     assert first["transaction"]["transaction_id"] == "t1"
     assert first["features"] == [3.0, 4.0, 5.0]
     assert (first["reasons"], second["reasons"][0]["code"]) == ([], FEATURES[3].reason)

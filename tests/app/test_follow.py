@@ -15,6 +15,7 @@ from app.adapters.mock_cluster import MockCluster
 from app.config import Settings, load_settings
 from app.errors import ConfigError
 
+LIST_OFFSETS, NOT_LEADER = 2, 6
 LATENCY = {
     "event_time": 1_700_000_000_000_001,
     "append_time": 2,
@@ -111,6 +112,18 @@ def test_decodes_a_score_that_was_written_before_its_last_fields() -> None:
 def test_foreign_values_are_none(value: bytes | None) -> None:
     """What is no score is None, never an error."""
     assert Decoder("risk_score")(value) is None
+
+
+@pytest.mark.parametrize("from_beginning", [False, True])
+def test_a_topic_whose_leader_is_not_known_yet_is_followed(*, from_beginning: bool) -> None:
+    """As a topic is that was made a moment ago: asked again, and nothing is missed."""
+    cluster = MockCluster({"scores": 2})
+    settings = load_settings(bootstrap_servers=cluster.bootstrap)
+    cluster.refuse(LIST_OFFSETS, *[NOT_LEADER] * 3)
+    with Follower(settings, ["scores"], from_beginning=from_beginning) as follower:
+        fill(cluster.bootstrap, "scores", [(b"k%d" % i, b"new") for i in range(5)])
+        assert len(drained(follower, 5)) == 5
+    cluster.stop()
 
 
 def test_follows_from_now_or_from_the_beginning(settings: Settings) -> None:

@@ -7,13 +7,17 @@ meanwhile; the last of these commits is not waited for.
 
 import asyncio
 from collections.abc import Iterable
+from typing import Protocol
 
 from app import logs
 from app.adapters.faust import create_app
 from app.bench.lanes.lane import PARTITIONS, Meter, Task, task
 from app.config import Settings, load_settings
+from app.delivery import Deliverer
+from app.intake import Intake
 from app.ledger import Ledger
 from app.metrics import Metrics
+from app.records import RecordBatch
 from app.warm_up import warm_up
 from app.wiring import build
 
@@ -34,6 +38,19 @@ class MeteredLedger(Ledger):
             self._done_at |= self._committable
         if self._meter.count(sum(self._done_at.values()) - self._meter.read):
             self.finished.set()
+
+
+class Metered(Protocol):
+    """What a worker has that its lane uses."""
+
+    intake: Intake
+    delivery: Deliverer
+
+    async def handle(self, batch: RecordBatch) -> None:
+        """Process one batch; the agent's body."""
+
+    async def drain(self) -> None:
+        """Let what is in hand finish and commit."""
 
 
 def settings_of(wanted: Task) -> Settings:
@@ -61,6 +78,11 @@ async def main(wanted: Task) -> None:
     logs.configure(settings)
     worker = build(settings, Metrics())
     await warm_up(worker.parts)
+    await metered(worker, wanted, meter)
+
+
+async def metered(worker: Metered, wanted: Task, meter: Meter) -> None:
+    """Run what is wired like a worker until the count is reached, and report."""
     ledger = worker.intake.ledger = MeteredLedger(meter)
     app = create_app(
         wanted.group, wanted.bootstrap, wanted.topic, worker.intake, worker.handle, worker.drain

@@ -7,28 +7,35 @@ Faust needs to do its best on Kafka 4 is set: no topic declaration, no leader to
 import asyncio
 import logging
 import tempfile
+from typing import Any
 
 import faust
 
 from app.bench.lanes.lane import Meter, Task, task
 
 
+def app_of(wanted: Task, data: str, **more: Any) -> faust.App:
+    """An app that does its best on Kafka 4; `data` is a directory of its own."""
+    return faust.App(
+        wanted.group,
+        broker=f"kafka://{wanted.bootstrap}",
+        store="memory://",
+        datadir=data,
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        key_serializer="raw",
+        value_serializer="raw",
+        **more,
+    )
+
+
 async def main(wanted: Task) -> None:
     """Run the app until the count is reached."""
     meter, done = Meter(wanted.n, wanted.warm), asyncio.Event()
     with tempfile.TemporaryDirectory() as data:
-        app = faust.App(
-            wanted.group,
-            broker=f"kafka://{wanted.bootstrap}",
-            store="memory://",
-            datadir=data,
-            web_enabled=False,
-            topic_allow_declare=False,
-            topic_disable_leader=True,
-            consumer_auto_offset_reset="earliest",
-            key_serializer="raw",
-            value_serializer="raw",
-        )
+        app = app_of(wanted, data)
         topic = app.topic(wanted.topic, value_type=bytes)
 
         async def events(stream: faust.StreamT[bytes]) -> None:

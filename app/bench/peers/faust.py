@@ -1,8 +1,8 @@
 """Peer: Faust on aiokafka, event by event, by `take`, or `direct`: by `take`, and past its topics.
 
 `direct` hands records to the app's producer itself, which spares serialisers, sensors and futures
-and costs less than half. What Faust needs to do its best on Kafka 4 is set: no topic declaration,
-no leader topic, no web server, and a linger of its producer, which has none by itself.
+and costs less than half. What Faust needs to do its best is set: `stock_faust`'s options, and a
+linger of its producer, which has none by itself.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 import faust
 
 from app.bench.lanes.lane import Meter, Task, task
+from app.bench.lanes.stock_faust import app_of
 from app.bench.peers.peer import Work, finish
 
 
@@ -20,19 +21,7 @@ async def main(wanted: Task) -> None:
     """Run the app until the count is reached."""
     meter, work = Meter(wanted.n, wanted.warm), Work(wanted)
     with tempfile.TemporaryDirectory() as data:
-        app = faust.App(
-            wanted.group,
-            broker=f"kafka://{wanted.bootstrap}",
-            store="memory://",
-            datadir=data,
-            web_enabled=False,
-            topic_allow_declare=False,
-            topic_disable_leader=True,
-            consumer_auto_offset_reset="earliest",
-            producer_linger=0.005,
-            key_serializer="raw",
-            value_serializer="raw",
-        )
+        app = app_of(wanted, data, producer_linger=0.005)
         topic = app.topic(wanted.topic, value_type=bytes)
         scores = app.topic(wanted.scores, key_type=bytes, value_type=bytes)
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import schemas
+from app.adapters.follow import Follower
 from app.adapters.traffic import send
 from app.bench.load import WORLD
 from app.bench.peers import work
@@ -123,7 +124,7 @@ def latency(lane: Lane, stage: Stage, seconds: float) -> Figures:
 def _wait_primed(settings: Settings, scores: str, primer: int, child: Child) -> None:
     """Until every score of the primer can be read."""
     end_s, count = time.monotonic() + PRIMED_TIMEOUT_S, 0
-    with work.follower(settings, scores) as its:
+    with Follower(settings, [scores], from_beginning=True) as its:
         while count < primer:
             if time.monotonic() > end_s or child.poll() is not None:
                 _result(child, 0.0)

@@ -16,11 +16,10 @@ import numpy as np
 from pydantic import SecretStr
 
 from app import decode, logs
-from app.adapters.faust import create_app
 from app.adapters.onnx import CPU, open_session
 from app.adapters.redis import RedisStore
 from app.bench.lanes.lane import Meter, Task, task
-from app.bench.lanes.riskwire import MeteredLedger, settings_of
+from app.bench.lanes.riskwire import metered, settings_of
 from app.config import Settings
 from app.delivery import Output
 from app.encode import encode_long, put_bytes, put_long
@@ -161,16 +160,7 @@ async def main(wanted: Task) -> None:
     """Run the worker until the count is reached."""
     settings, meter = settings_of(wanted), Meter(wanted.n, wanted.warm)
     logs.configure(settings)
-    worker = PackedWorker(settings, wanted)
-    ledger = worker.intake.ledger = MeteredLedger(meter)
-    app = create_app(
-        wanted.group, wanted.bootstrap, wanted.topic, worker.intake, worker.handle, worker.drain
-    )
-    worker.delivery.open()
-    await app.start()
-    await ledger.finished.wait()
-    meter.report()
-    await app.stop()
+    await metered(PackedWorker(settings, wanted), wanted, meter)
 
 
 if __name__ == "__main__":

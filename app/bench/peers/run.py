@@ -22,9 +22,7 @@ from app.bench.load import fill_topic, load, state_of, write_state
 from app.bench.peers import work
 from app.bench.peers.lanes import LANES
 from app.bench.peers.measure import RATE, Figures, Stage, drain, latency, size_of
-from app.bench.throughput import environment_of, topic_of
-from app.demo.cluster import pick_kafka, redis_server
-from app.errors import ConfigError
+from app.bench.throughput import Servers, check_lanes, environment_of, servers, topic_of
 
 SECONDS = 20.0
 OURS = ("riskwire_once", "packed")
@@ -45,17 +43,10 @@ def run(
     say: Say = lambda _line: None,
 ) -> dict[str, Any]:
     """Measure; the report: `lanes`, their `ratios` to OURS, and `environment`."""
-    unknown = set(lanes) - set(LANES)
-    if unknown:
-        raise ConfigError(f"no such lane: {', '.join(sorted(unknown))}; there are {list(LANES)}")
+    check_lanes(lanes, LANES)
     with ExitStack() as stack:
-        say("starting Kafka and Redis")
-        kafka = stack.enter_context(pick_kafka(bootstrap))
-        redis_kind = "given"
-        if redis_url is None:
-            redis = stack.enter_context(redis_server())
-            redis_url, redis_kind = redis.url, redis.kind
-        stage = stack.enter_context(_stage(kafka.bootstrap, redis_url, records, lanes, say))
+        here = stack.enter_context(servers(bootstrap, redis_url, say))
+        stage = stack.enter_context(_stage(here, records, lanes, say))
         if rounds > 1:
             say("warming the broker: one run that does not count")
             drain(LANES[lanes[0]], stage)
@@ -68,26 +59,24 @@ def run(
                 runs[name].append(found)
                 figures = ", ".join(f"{key} {value:,.1f}" for key, value in found.items())
                 say(f"round {number + 1}, {name}: {figures}")
-        environment = environment_of(kafka.kind, redis_kind, records, rounds)
+        environment = environment_of(here, records, rounds)
     return summary({name: runs[name] for name in lanes}, environment)
 
 
 @contextmanager
-def _stage(
-    bootstrap: str, redis_url: str, records: int, lanes: Sequence[str], say: Say
-) -> Iterator[Stage]:
+def _stage(here: Servers, records: int, lanes: Sequence[str], say: Say) -> Iterator[Stage]:
     say(f"filling topics with up to {records:,} transactions, and Redis with the vectors")
     with ExitStack() as stack:
         model = stack.enter_context(work.model_file())
-        work.write_vectors(redis_url)
+        work.write_vectors(here.redis_url)
         its, topics = load(records), {}
         for n in {size_of(LANES[name], records) for name in lanes}:
-            topics[n] = stack.enter_context(topic_of(bootstrap, "bench-transactions"))
-            fill_topic(bootstrap, topics[n], its.coming.take(slice(n)))
+            topics[n] = stack.enter_context(topic_of(here.bootstrap, "bench-transactions"))
+            fill_topic(here.bootstrap, topics[n], its.coming.take(slice(n)))
         timing, blobs = state_of(its)
-        stack.callback(write_state, redis_url, timing, {})
-        reset = partial(write_state, redis_url, timing, blobs)
-        yield Stage(bootstrap, redis_url, model, its.coming, topics, reset)
+        stack.callback(write_state, here.redis_url, timing, {})
+        reset = partial(write_state, here.redis_url, timing, blobs)
+        yield Stage(here.bootstrap, here.redis_url, model, its.coming, topics, reset)
 
 
 def summary(runs: Mapping[str, Sequence[Figures]], environment: dict[str, Any]) -> dict[str, Any]:

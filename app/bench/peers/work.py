@@ -9,7 +9,6 @@ import asyncio
 import io
 import itertools
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +24,9 @@ from app.adapters.redis import RedisStore
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import WORLD
 from app.bench.peers.peer import SCORE
-from app.config import Settings, load_settings
+from app.config import load_settings
 from app.demo.traffic import number_of
-from app.errors import BrokerUnavailable, ConfigError, Unavailable
+from app.errors import ConfigError, Unavailable
 from app.partitioner import partition_of
 from app.records import Float32s, Int32s, Int64s
 from models.handbook import Payments
@@ -145,7 +144,7 @@ def read(bootstrap: str, topic: str, *, risk_scores: bool = False) -> Found:
     """All of a topic of PeerScores, or RiskScores; raises Unavailable for a value that is none."""
     decode = Decoder("risk_score") if risk_scores else peer_score
     rows = []
-    with follower(load_settings(bootstrap_servers=bootstrap), topic) as its:
+    with Follower(load_settings(bootstrap_servers=bootstrap), [topic], from_beginning=True) as its:
         while records := its.poll(QUIET_S):
             for seen in records:
                 fields = decode(seen.value)
@@ -157,16 +156,6 @@ def read(bootstrap: str, topic: str, *, risk_scores: bool = False) -> Found:
                              times["event_time"], times["emitted"]))  # fmt: skip
     columns = zip(*rows, strict=True) if rows else [()] * len(Found._fields)
     return Found(*map(np.array, columns))
-
-
-def follower(settings: Settings, topic: str) -> Follower:
-    """From the topic's beginning; a broker does not know at once that it leads a new partition."""
-    for wait_s in (0.2, 1.0, 5.0):
-        try:
-            return Follower(settings, [topic], from_beginning=True)
-        except BrokerUnavailable:
-            time.sleep(wait_s)
-    return Follower(settings, [topic], from_beginning=True)
 
 
 def peer_score(value: bytes | None) -> Fields | None:
