@@ -10,7 +10,9 @@ logging_config.
 
 import logging
 import logging.config
+import math
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -20,6 +22,10 @@ from app.config import Settings
 
 # These narrate each start of a service at INFO; an operator wants their warnings.
 CHATTY = ("faust", "mode", "aiokafka", "asyncio")
+
+# What a client says over and over, dozens of times a second, while a broker is away.
+REPEATED = ("broker trouble", "librdkafka")
+REPEAT_S = 5.0
 
 Event = MutableMapping[str, Any]
 
@@ -32,6 +38,7 @@ def configure(settings: Settings) -> None:
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
             *_shared(),
+            Seldom(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -94,6 +101,28 @@ def _render(settings: Settings) -> list[structlog.typing.Processor]:
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(default=str),
     ]
+
+
+class Seldom:
+    """Lets each of `REPEATED`, by its code, pass once in REPEAT_S; it says how many did not."""
+
+    def __init__(self) -> None:
+        """Nothing has passed."""
+        self._passed: dict[tuple[object, object], tuple[float, int]] = {}
+
+    def __call__(self, _logger: object, _method: str, event: Event) -> Event:
+        """A processor of structlog's; raises its DropEvent."""
+        if event["event"] not in REPEATED:
+            return event
+        kind, now_s = (event["event"], event.get("code", event.get("facility"))), time.monotonic()
+        passed_s, left_out = self._passed.get(kind, (-math.inf, 0))
+        if now_s < passed_s + REPEAT_S:
+            self._passed[kind] = (passed_s, left_out + 1)
+            raise structlog.DropEvent
+        self._passed[kind] = (now_s, 0)
+        if left_out:
+            event["left_out"] = left_out
+        return event
 
 
 def mask_bytes(_logger: object, _method: str, event: Event) -> Event:

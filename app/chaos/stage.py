@@ -174,6 +174,8 @@ def _brokers(
         "min.insync.replicas": enough,
         "transaction.state.log.min.isr": enough,
     }
+    if tier.brokers > 1:  # the partitions of one that is killed are led by another sooner
+        shared["broker.session.timeout.ms"] = "3000"
     cluster, brokers = new_cluster_id(), []
     for i, (direct, controller, *theirs) in enumerate(nodes):
         place = directory / f"broker-{i}"

@@ -58,6 +58,25 @@ def test_columns_on_a_terminal(
     assert not written.startswith("{")
 
 
+def test_what_a_client_repeats_is_seldom_logged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broker that is away for minutes fills no disk, and nothing else is left out."""
+    logs.configure(load_settings())
+    log, now_s = structlog.get_logger("app.kafka"), 1000.0
+    monkeypatch.setattr("app.logs.time.monotonic", lambda: now_s)
+    for _ in range(50):
+        log.warning("broker trouble", code="away")
+        log.warning("broker trouble", code="slow")
+        log.warning("consumer error", code="away")
+    now_s += logs.REPEAT_S
+    log.warning("broker trouble", code="away")
+    seen = lines(capsys.readouterr().err)
+    trouble = [(line["code"], line.get("left_out")) for line in seen if "trouble" in str(line)]
+    assert trouble == [("away", None), ("slow", None), ("away", 49)]
+    assert len(seen) == 53
+
+
 def test_bytes_never_leave_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     """A payload that is logged by accident shows its length only."""
     logs.configure(load_settings())
