@@ -45,7 +45,7 @@ lock: ## write requirements/*.txt anew from pyproject.toml (UPGRADE=--upgrade: n
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (https://docs.astral.sh/uv)" >&2; exit 1; }
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) pyproject.toml requirements/build.in -c requirements/build.txt \
-		--extra cpu --extra demo --extra train --extra dev -o requirements/test.txt
+		--extra cpu --extra demo --extra train --extra bench --extra dev -o requirements/test.txt
 	$(COMPILE) pyproject.toml requirements/build.in -c requirements/test.txt \
 		--extra cpu --extra demo -o requirements/demo.txt
 	$(COMPILE) pyproject.toml -c requirements/test.txt --extra cpu -o requirements/worker-cpu.txt

@@ -5,6 +5,7 @@ Each command prints its report as JSON or as tables; status 1 where it missed a 
 
 # ruff: noqa: PLC0415 -- what takes time to import waits until the command runs
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ bench = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Bootstrap = Annotated[str | None, typer.Option(help="A Kafka that is there already.")]
+Html = Annotated[Path | None, typer.Option(help="Write a page with the curves, too.")]
 Records = Annotated[int, typer.Option(min=10_000, help="Transactions.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Runs of each lane.")]
 Lanes = Annotated[str, typer.Option(help="Only these, comma separated.")]
@@ -51,6 +53,21 @@ def throughput(
         bootstrap=bootstrap,
         say=_say,
     )
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
+def luxuries(
+    records: Records = 1_000_000,
+    rounds: Rounds = 5,
+    bootstrap: Bootstrap = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """What exactly once, the latency record, metrics and reasons cost, each on and off."""
+    from app.bench import luxuries as its
+
+    report = its.run(records=records, rounds=rounds, bootstrap=bootstrap, say=_say)
     _show(report, its.show, as_json=as_json)
 
 
@@ -96,14 +113,72 @@ def stages(
 def latency(
     rates: Annotated[str, typer.Option(help="Transactions a second.")] = "2000,20000",
     seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
+    arrivals: Annotated[str, typer.Option(help="constant, poisson or burst.")] = "constant",
+    delivery: Annotated[str, typer.Option(help="Only this guarantee.")] = "",
+    stall_ms: Annotated[float, typer.Option(min=0, help="Stop the worker so long midway.")] = 0.0,
+    html: Html = None,
+    bootstrap: Bootstrap = None,
+    *,
+    echo: Annotated[bool, typer.Option(help="The floor: two hops and no work.")] = True,
+    as_json: Json = False,
+) -> None:
+    """From a transaction's due time until its score can be read, open loop."""
+    from app.bench import latency as its
+    from app.bench.arrivals import checked
+
+    trials = [
+        its.Trial(rate, seconds, checked(arrivals), guarantee, stall_ms=stall_ms)
+        for rate in its.rates_of(rates)
+        for guarantee in its.guarantees_of(delivery)
+    ]
+    report = its.run(trials, echo=echo, bootstrap=bootstrap, say=_say)
+    _page(report, html)
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
+def curve(
+    seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
+    delivery: Annotated[str, typer.Option(help="Which guarantee.")] = "exactly_once",
+    sustainable: Annotated[float | None, typer.Option(help="Known; else it is found.")] = None,
+    html: Html = None,
     bootstrap: Bootstrap = None,
     *,
     as_json: Json = False,
 ) -> None:
-    """From a transaction's due time until its score can be read, exactly and at least once."""
-    from app.bench import latency as its
+    """Latency against load: 5 to 105 % of the sustainable rate, a burst, and the floor."""
+    from app.bench import sustainable as its
+    from app.bench.latency import guarantees_of
 
-    report = its.run(rates=its.rates_of(rates), seconds=seconds, bootstrap=bootstrap, say=_say)
+    [guarantee] = guarantees_of(delivery)
+    report = its.curve(
+        guarantee=guarantee,
+        seconds=seconds,
+        sustainable=sustainable,
+        bootstrap=bootstrap,
+        say=_say,
+    )
+    _page(report, html)
+    _show(report, its.show, as_json=as_json)
+
+
+@bench.command()
+def sustainable(
+    seconds: Annotated[float, typer.Option(min=1, help="Each rate; 300 to be sure.")] = 20.0,
+    delivery: Annotated[str, typer.Option(help="Which guarantee.")] = "exactly_once",
+    bound_ms: Annotated[float, typer.Option(min=1, help="Of the 99th percentile.")] = 1000.0,
+    bootstrap: Bootstrap = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Find the highest rate at which no backlog grows."""
+    from app.bench import sustainable as its
+    from app.bench.latency import guarantees_of
+
+    [guarantee] = guarantees_of(delivery)
+    report = its.run(
+        guarantee=guarantee, seconds=seconds, bound_ms=bound_ms, bootstrap=bootstrap, say=_say
+    )
     _show(report, its.show, as_json=as_json)
 
 
@@ -141,6 +216,14 @@ def hostile(
     from app.bench import hostile as its
 
     _show(its.run(records, rounds, bootstrap, _say), its.show, as_json=as_json)
+
+
+def _page(report: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        from app.bench.page import write
+
+        write(report, path)
+        _say(f"wrote {path}")
 
 
 def _say(line: str) -> None:

@@ -252,6 +252,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.partition)
 
+    def take(self, rows: Int64s) -> "Columns":
+        """The records at `rows`, sharing the buffers."""
+        keys, values = self.keys.take(rows), self.values.take(rows)
+        return Columns(self.topic, self.partition[rows], keys, values)
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:

@@ -1,15 +1,17 @@
-"""`riskwire bench latency`: from due time to readable, by a reader of committed scores.
+"""`riskwire bench latency`: from due time to readable, by a reader of committed scores, open loop.
 
-Starts its own Kafka and Redis unless it is given some. For each rate and each delivery guarantee:
-new topics, the state of a past, a worker process, a sender that sends each payment at its due time
+Starts its own Kafka and Redis unless it is given some. For each load and delivery guarantee: new
+topics, the state of a past, a worker process, a sender that sends each payment at its due time
 whatever happens (a payment's event time is its due time, so a late sender shortens nothing), and an
-independent reader in a process of its own. What warms the worker up does not count. A run is only
-believed if the reader finds one score for each payment. All run on this machine's cores, so its
-load average stands beside the figures. Raises ConfigError or Unavailable.
+independent reader in a process of its own. Beside it the floor: the same by `lanes.echo`, which
+only passes records on. What warms up does not count. A run is only believed if the reader finds one
+record for each payment, and is `void` where the sender itself was late by more than a tenth of the
+99th percentile. All run on this machine's cores. Raises ConfigError or Unavailable.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +29,9 @@ from rich.table import Table
 
 from app.adapters.admin import delete_topics
 from app.adapters.topics import apply_topics, wanted_topics
+from app.bench.arrivals import WINDOW_S, Arrivals, burst_s, count
 from app.bench.load import WORLD
-from app.bench.throughput import servers
+from app.bench.throughput import Servers, environment_of, servers, topic_of
 from app.config import Settings
 from app.demo.process import free_ports
 from app.demo.run import demo_settings, fill_store
@@ -37,44 +42,107 @@ from models.manifest import read
 
 Guarantee = Literal["exactly_once", "at_least_once"]
 GUARANTEES: tuple[Guarantee, ...] = ("exactly_once", "at_least_once")
-GOAL_P50_MS, GOAL_P99_MS = 20.0, 60.0
+SHARES = (0.05, 0.10, 0.25, 0.50, 0.70, 0.80, 0.90, 0.95, 1.05)
+"""Of the sustainable rate: the loads of a whole curve."""
+GOALS = {"exactly_once": "p50 20 ms and p99 60 ms", "at_least_once": "none of its own"}
 WARM_RECORDS = 100_000
 """So many that each customer and terminal was met."""
 BROKER_WARM_S = 30.0
 """A Kafka that has just started compiles for half a core in its first minute of transactions."""
+SLIP_SHARE_MAX = 0.1
 END_S = 20.0
 """How long a program may take to end after its work."""
+Say = Callable[[str], None]
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One load: `rate` a second; `stall_ms` is for how long the worker is stopped midway."""
+
+    rate: float
+    seconds: float
+    arrivals: Arrivals = "constant"
+    guarantee: Guarantee = "exactly_once"
+    warm: int = WARM_RECORDS
+    stall_ms: float = 0.0
+
+    @property
+    def n(self) -> int:
+        """Payments in all."""
+        return self.warm + count(self.arrivals, self.rate, self.seconds)
 
 
 def run(
+    trials: Sequence[Trial],
     *,
-    rates: Sequence[float] = (2_000.0, 20_000.0),
-    seconds: float = 20.0,
-    warm: int = WARM_RECORDS,
-    guarantees: Sequence[Guarantee] = GUARANTEES,
+    echo: bool = True,
     bootstrap: str | None = None,
     redis_url: str | None = None,
-    say: Callable[[str], None] = lambda _line: None,
-) -> dict[str, Any]:
-    """Measure; the report: `runs`, one a rate and guarantee, and `environment`.
+    say: Say = lambda _line: None,
+) -> Found:
+    """Measure; the report: `runs`, one or two (with `echo`) a trial, and `environment`."""
+    with opened(bootstrap, redis_url, say) as here:
+        runs = measured(trials, here, say, echo=echo)
+        records = sum(trial.n for trial in trials)
+        return {"runs": runs, "environment": environment_of(here, records, 1)}
 
-    `say` is told what happens. Raises Unavailable where scores are missing or doubled.
-    """
-    with ExitStack() as stack:
-        here = stack.enter_context(servers(bootstrap, redis_url, say))
+
+@contextmanager
+def opened(bootstrap: str | None, redis_url: str | None, say: Say) -> Iterator[Servers]:
+    """Servers that are warm; raises ConfigError where the extra `bench` is not installed."""
+    if find_spec("hdrh") is None:
+        raise ConfigError("this benchmark needs hdrhistogram: install riskwire with extra `bench`")
+    with servers(bootstrap, redis_url, say) as here:
         if bootstrap is None:
             say(f"letting Kafka compile its own code for {BROKER_WARM_S:.0f} s, which do not count")
-            settings = settings_of(here.bootstrap, here.redis_url, GUARANTEES[0])
-            _measured(settings, min(rates), BROKER_WARM_S, warm)
-        runs = []
-        for rate in rates:
-            for guarantee in guarantees:
-                settings = settings_of(here.bootstrap, here.redis_url, guarantee)
-                found = _measured(settings, rate, seconds, warm)
-                runs.append({"rate": rate, "delivery": guarantee, **found})
-                say(f"{rate:,.0f}/s {guarantee}: p50 {found['p50_ms']}, p99 {found['p99_ms']} ms")
-        where = {"kafka": here.kafka, "cores": os.cpu_count(), "seconds": seconds}
-    return {"runs": runs, "environment": where}
+            riskwire(here, Trial(2_000.0, BROKER_WARM_S))
+        yield here
+
+
+def measured(trials: Sequence[Trial], here: Servers, say: Say, *, echo: bool) -> list[Found]:
+    """Each trial by Riskwire, and by the echo where that is wanted."""
+    runs = []
+    for trial in trials:
+        for name, lane in {"echo": echoed, "riskwire": riskwire}.items():
+            if name == "echo" and (not echo or trial.stall_ms):
+                continue
+            found = judged(trial, lane(here, trial))
+            runs.append({"system": name, **described(trial), **found})
+            void = " VOID, the sender was late" if found["void"] else ""
+            say(
+                f"{trial.rate:,.0f}/s {trial.arrivals}, {trial.guarantee}, {name}: "
+                f"p50 {found['p50_ms']:.1f}, p99 {found['p99_ms']:.1f} ms{void}"
+            )
+    return runs
+
+
+def described(trial: Trial) -> Found:
+    """A trial as a report names it."""
+    return {
+        "rate": trial.rate,
+        "delivery": trial.guarantee,
+        "arrivals": trial.arrivals,
+        "seconds": trial.seconds,
+        "stall_ms": trial.stall_ms,
+    }
+
+
+def judged(trial: Trial, found: Found) -> Found:
+    """With what follows from it: `void`, and after a burst `recovered_s`."""
+    found["void"] = found["slip_p99_ms"] > SLIP_SHARE_MAX * found["p99_ms"]
+    if trial.arrivals == "burst":
+        found["recovered_s"] = recovered_s(trial, found["course"])
+    return found
+
+
+def recovered_s(trial: Trial, course: Sequence[float]) -> float | None:
+    """Seconds from a burst's end until a window's worst is at most twice the median before it."""
+    begin, end = (int(at / WINDOW_S) for at in burst_s(trial.n - trial.warm, trial.rate))
+    usual = sorted(course[:begin])[begin // 2] if begin else 0.0
+    well = (at for at, worst in enumerate(course) if at > end and worst <= 2 * usual)
+    first = next(well, None)
+    return None if first is None else round((first - end) * WINDOW_S, 1)
 
 
 def rates_of(text: str) -> list[float]:
@@ -88,24 +156,44 @@ def rates_of(text: str) -> list[float]:
     return rates
 
 
+def guarantees_of(text: str) -> list[Guarantee]:
+    """The guarantee of that name, all for no name; raises ConfigError for what is none."""
+    named = [each for each in GUARANTEES if text in {"", each}]
+    if not named:
+        raise ConfigError(f"no such guarantee: {text}; there are {', '.join(GUARANTEES)}")
+    return named
+
+
 def show(report: Mapping[str, Any], console: Console) -> None:
     """Print the report as a table."""
-    table = Table(title="Latency: due time to readable by a reader of committed scores")
-    table.add_column("delivery")
-    for heading in ("tx/s", "p50 ms", "p99 ms", "max ms", "sender late ms", "CPU µs/tx", "load"):
+    table = Table(title="Latency: due time to readable by a reader of committed records")
+    for heading in ("delivery", "arrivals", ""):
+        table.add_column(heading)
+    heads = ("tx/s", "p50 ms", "p99", "p99.9", "max", "in process p99", "slip p99", "CPU µs/tx")
+    for heading in heads:
         table.add_column(heading, justify="right")
     for each in report["runs"]:
+        inside = each.get("in_process", {}).get("p99_ms")
+        cpu = each.get("cpu_us_per_tx")
         table.add_row(
             each["delivery"],
+            each["arrivals"],
+            each["system"] + (" (void)" if each["void"] else ""),
             f"{each['rate']:,.0f}",
-            *(f"{each[name]:.1f}" for name in ("p50_ms", "p99_ms", "max_ms", "late_ms")),
-            f"{each['cpu_us_per_tx']:.1f}",
-            f"{each['load_1min']:.1f}",
+            *(f"{each[name]:.1f}" for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms")),
+            "" if inside is None else f"{inside:.1f}",
+            f"{each['slip_p99_ms']:.2f}",
+            "" if cpu is None else f"{cpu:.1f}",
         )
     console.print(table)
+    for each in report["runs"]:
+        if "recovered_s" in each:
+            after = each["recovered_s"]
+            said = "not in this run" if after is None else f"{after} s after its end"
+            console.print(f"burst at {each['rate']:,.0f}/s, {each['system']}: recovered {said}")
     where = report["environment"]
-    console.print(f"goal exactly once: p50 {GOAL_P50_MS:.0f} ms, p99 {GOAL_P99_MS:.0f} ms")
-    console.print(f"{where['cores']} cores for all of it; {where['kafka']}; {where['seconds']} s")
+    console.print(f"goal exactly once: {GOALS['exactly_once']}; void: the sender was late itself")
+    console.print(f"{where['cpu']}, {where['cores']} cores for all of it; {where['kafka']}")
 
 
 def settings_of(bootstrap: str, redis_url: str, guarantee: Guarantee) -> Settings:
@@ -122,31 +210,66 @@ def settings_of(bootstrap: str, redis_url: str, guarantee: Guarantee) -> Setting
     return demo_settings(bootstrap, redis_url).model_copy(update=own)
 
 
-def _measured(settings: Settings, rate: float, seconds: float, warm: int) -> dict[str, Any]:
-    n = warm + int(rate * seconds)
-    at = ("--bootstrap", settings.bootstrap_servers)
+def riskwire(here: Servers, trial: Trial) -> Found:
+    """One run of a worker; raises Unavailable where scores are missing or doubled."""
+    settings = settings_of(here.bootstrap, here.redis_url, trial.guarantee)
     with _worker(settings) as worker:
-        counts = ("--n", str(n), "--warm", str(warm))
-        reading = ("--topic", settings.topic("scores"), *counts)
-        sending = ("--topic", settings.topic("transactions"), *counts, "--rate", str(rate))
-        with _program("readable", *at, *reading) as reader:
-            next(reader)
-            with _program("paced", *at, *sending) as sender:
-                start_s = next(sender)["start_us"] / 1e6
-                time.sleep(max(0.0, start_s - time.time()))
-                before = _scraped(worker)
-                sent = next(sender)
-                after = _scraped(worker)
-            found = next(reader)
+        marks: list[tuple[float, float]] = []
+
+        def stall() -> None:
+            if trial.stall_ms:
+                os.kill(worker.pid, signal.SIGSTOP)
+                time.sleep(trial.stall_ms / 1000)
+                os.kill(worker.pid, signal.SIGCONT)
+
+        found = _sent_and_read(
+            here, trial, settings.topic("transactions"), settings.topic("scores"), "risk_score",
+            lambda: marks.append(_scraped(worker)), stall,
+        )  # fmt: skip
+    (cpu_0_s, scored_0), (cpu_1_s, scored_1) = marks
+    spent_us = 1e6 * (cpu_1_s - cpu_0_s)
+    return {**found, "cpu_us_per_tx": round(spent_us / max(1.0, scored_1 - scored_0), 2)}
+
+
+def echoed(here: Servers, trial: Trial) -> Found:
+    """One run of the echo, on the same Kafka."""
+    trial = replace(trial, warm=min(trial.warm, int(2 * trial.rate)))
+    with ExitStack() as stack:
+        topic = stack.enter_context(topic_of(here.bootstrap, "bench-echo"))
+        out = stack.enter_context(topic_of(here.bootstrap, "bench-echoed"))
+        echo = stack.enter_context(
+            _program(
+                "echo", *("--bootstrap", here.bootstrap, "--topic", topic, "--scores", out),
+                *("--group", f"echo-{topic}", "--delivery", trial.guarantee, "--n", str(trial.n)),
+            )
+        )  # fmt: skip
+        next(echo)
+        return _sent_and_read(here, trial, topic, out, "transaction", lambda: None, lambda: None)
+
+
+def _sent_and_read(
+    here: Servers, trial: Trial, topic: str, out: str, schema: str,
+    mark: Callable[[], None], stall: Callable[[], None],
+) -> Found:  # fmt: skip
+    """What the reader found; `mark` is called where what counts begins and ends."""
+    counts = ("--n", str(trial.n), "--warm", str(trial.warm))
+    at = ("--bootstrap", here.bootstrap)
+    with _program("readable", *at, "--topic", out, *counts, "--schema", schema) as reader:
+        next(reader)
+        pace = ("--rate", str(trial.rate), "--arrivals", trial.arrivals)
+        with _program("paced", *at, "--topic", topic, *counts, *pace) as sender:
+            start_s = next(sender)["start_us"] / 1e6
+            time.sleep(max(0.0, start_s - time.time()))
+            mark()
+            time.sleep(max(0.0, start_s + trial.seconds / 2 - time.time()))
+            stall()
+            sent = next(sender)
+            mark()
+        found = next(reader)
     if not found.pop("complete"):
-        raise Unavailable(f"{n:,} payments were sent, and these scores found: {found}")
-    (cpu_0_s, scored_0), (cpu_1_s, scored_1) = before, after
-    return {
-        **found,
-        "late_ms": sent["late_ms"],
-        "cpu_us_per_tx": round(1e6 * (cpu_1_s - cpu_0_s) / max(1.0, scored_1 - scored_0), 2),
-        "load_1min": round(os.getloadavg()[0], 2),
-    }
+        raise Unavailable(f"{trial.n:,} payments were sent, and these records came: {found}")
+    load = {"load_1min": round(os.getloadavg()[0], 2)}
+    return found | {name: sent[name] for name in ("slip_p99_ms", "late_ms")} | load
 
 
 @contextmanager

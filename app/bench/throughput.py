@@ -16,7 +16,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -30,11 +30,13 @@ from app.adapters.admin import create_topics, delete_topics
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import STATE, fill_topic, load, state_of, write_state
 from app.demo.cluster import pick_kafka, redis_server
+from app.demo.process import Server
 from app.errors import ConfigError, Unavailable
 
 OUTPUTS = ("", "-alerts", "-dead-letters", "-labels", "-watermarks")
 WARM_SHARE = 0.1
 LANE_TIMEOUT_S = 120
+THEIRS = ("kafka", "redis")
 REPORTED_VERSIONS = (
     "riskwire", "confluent-kafka", "faust-streaming", "fastavro", "numpy", "numba", "onnxruntime",
     "redis",
@@ -62,6 +64,14 @@ LANES: dict[str, Lane] = {
     "stock_faust": Lane("stock_faust", 0.06, scores=False),
     "consume_only": Lane("consume_only", 1.0, scores=False),
 }
+LUXURIES: dict[str, Lane] = {
+    f"once_{variant}": Lane(
+        "riskwire", 1.0, scores=True, arguments=("--delivery", "exactly_once", "--variant", variant)
+    )
+    for variant in ("no_latency", "no_metrics", "no_reasons")
+}
+"""With everything on but one; see `app.bench.luxuries`."""
+ALL = LANES | LUXURIES
 RATIOS = (
     ("riskwire_once", "riskwire"),
     ("riskwire", "hand_loop"),
@@ -81,6 +91,8 @@ class Result:
     read: int
     digests: Mapping[str, str] = field(default_factory=dict)
     warmed: bool = True
+    servers_us_per_tx: Mapping[str, float] = field(default_factory=dict)
+    """CPU of our Kafka and our Redis meanwhile, the lane's start and warm-up included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ class Stage:
     topic: str
     records: int
     reset: Callable[[], None]
+    pids: Mapping[str, int]
 
 
 def run(
@@ -108,7 +121,7 @@ def run(
     `say` is told what happens. Raises ConfigError for an unknown lane, Unavailable where a lane
     fails, loses or doubles records, or scores differently from another.
     """
-    check_lanes(lanes, LANES)
+    check_lanes(lanes, ALL)
     with ExitStack() as stack:
         here = stack.enter_context(servers(bootstrap, redis_url, say))
         say(f"filling a topic with {records:,} transactions, and the state with {STATE}")
@@ -118,7 +131,8 @@ def run(
         timing, blobs = state_of(its)
         write = partial(write_state, here.redis_url, timing)
         stack.callback(write, {})
-        stage = Stage(here.bootstrap, here.redis_url, topic, records, partial(write, blobs))
+        reset = partial(write, blobs)
+        stage = Stage(here.bootstrap, here.redis_url, topic, records, reset, here.pids)
         runs = _rounds(stage, lanes, rounds, say)
         environment = environment_of(here, records, rounds)
     agree(runs)
@@ -126,12 +140,13 @@ def run(
 
 
 class Servers(NamedTuple):
-    """Where a benchmark runs, and what these are."""
+    """Where a benchmark runs, what these are, and the process ids of those that are ours."""
 
     bootstrap: str
     kafka: str
     redis_url: str
     redis: str
+    pids: Mapping[str, int]
 
 
 @contextmanager
@@ -142,11 +157,31 @@ def servers(
     say("starting Kafka and Redis")
     with ExitStack() as stack:
         kafka = stack.enter_context(pick_kafka(bootstrap))
-        kind = "given"
+        kind, pids = "given", {"kafka": kafka.pid} if isinstance(kafka, Server) else {}
         if redis_url is None:
             redis = stack.enter_context(redis_server())
-            redis_url, kind = redis.url, redis.kind
-        yield Servers(kafka.bootstrap, kafka.kind, redis_url, kind)
+            redis_url, kind, pids["redis"] = redis.url, redis.kind, redis.pid
+        yield Servers(kafka.bootstrap, kafka.kind, redis_url, kind, pids)
+
+
+@contextmanager
+def spent(pids: Mapping[str, int], n: int) -> Iterator[dict[str, float]]:
+    """What these processes use meanwhile, in CPU µs for each of `n`; filled when the block ends."""
+    found: dict[str, float] = {}
+    before_s = _cpu_s(pids)
+    yield found
+    for name, after_s in _cpu_s(pids).items():
+        found[name] = round(1e6 * (after_s - before_s[name]) / n, 2)
+
+
+def _cpu_s(pids: Mapping[str, int]) -> dict[str, float]:
+    """CPU seconds so far; none where the system has no /proc."""
+    found = {}
+    for name, pid in pids.items():
+        with suppress(FileNotFoundError):
+            fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+            found[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def check_lanes(wanted: Sequence[str], there: Mapping[str, object]) -> None:
@@ -162,7 +197,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     table.add_column("lane")
     for heading in ("tx/s", "CPU µs/tx", "min-max tx/s", "Riskwire is"):
         table.add_column(heading, justify="right")
-    for name in LANES:
+    for name in ALL:
         if name in report:
             lane = report[name]
             ratio = report["ratios"].get(f"riskwire_vs_{name}")
@@ -170,11 +205,12 @@ def show(report: Mapping[str, Any], console: Console) -> None:
                 name,
                 f"{lane['tx_per_s']:,.0f}",
                 f"{lane['cpu_us_per_tx']:.2f}",
+                *(shown(lane["servers_us_per_tx"].get(each)) for each in THEIRS),
                 f"{lane['min_tx_per_s']:,.0f}-{lane['max_tx_per_s']:,.0f}",
                 f"{ratio:.2f} x" if ratio else "",
             )
     console.print(table)
-    cold = [n for n in LANES if not all(r["warmed"] for r in report.get(n, {}).get("runs", ()))]
+    cold = [n for n in ALL if not all(r["warmed"] for r in report.get(n, {}).get("runs", ()))]
     if cold:
         console.print(f"too few records: start-up is part of the figures of {', '.join(cold)}")
     where = report["environment"]
@@ -182,16 +218,21 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(f"{where['cpu']}, {where['cores']} cores; {where['kafka']}; {where['redis']}")
 
 
+def shown(us: float | None) -> str:
+    """CPU µs in a table; nothing where it is not known."""
+    return "" if us is None else f"{us:.2f}"
+
+
 def _rounds(
     stage: Stage, lanes: Sequence[str], rounds: int, say: Callable[[str], None]
 ) -> dict[str, list[Result]]:
     if rounds > 1:
         say("warming the broker: one run that does not count")
-        _lane(LANES[lanes[0]], stage)
+        _lane(ALL[lanes[0]], stage)
     runs: dict[str, list[Result]] = {name: [] for name in lanes}
     for number in range(rounds):
         for name in lanes if number % 2 == 0 else reversed(lanes):
-            runs[name].append(_lane(LANES[name], stage))
+            runs[name].append(_lane(ALL[name], stage))
             say(f"round {number + 1}, {name}: {runs[name][-1].tx_per_s:,.0f} tx/s")
     return runs
 
@@ -202,16 +243,17 @@ def _lane(lane: Lane, stage: Stage) -> Result:
     if lane.scores:
         stage.reset()
     with topic_of(stage.bootstrap, "bench-scores", OUTPUTS) as scores:
-        found = program(
-            f"app.bench.lanes.{lane.module}",
-            *("--bootstrap", stage.bootstrap, "--topic", stage.topic),
-            *("--group", f"bench-{uuid.uuid4().hex}", "--redis", stage.redis_url),
-            *("--n", str(n), "--warm", str(int(n * WARM_SHARE)), "--scores", scores),
-            *lane.arguments,
-        )
+        with spent(stage.pids, n) as theirs:
+            found = program(
+                f"app.bench.lanes.{lane.module}",
+                *("--bootstrap", stage.bootstrap, "--topic", stage.topic),
+                *("--group", f"bench-{uuid.uuid4().hex}", "--redis", stage.redis_url),
+                *("--n", str(n), "--warm", str(int(n * WARM_SHARE)), "--scores", scores),
+                *lane.arguments,
+            )
         digests = _verified(stage.bootstrap, scores, found["read"]) if lane.scores else {}
     tx_per_s, cpu_us = found["tx"] / found["seconds"], 1e6 * found["cpu_s"] / found["tx"]
-    return Result(tx_per_s, cpu_us, found["read"], digests, found["warmed"])
+    return Result(tx_per_s, cpu_us, found["read"], digests, found["warmed"], theirs)
 
 
 def _verified(bootstrap: str, scores: str, read: int) -> dict[str, str]:
@@ -268,9 +310,14 @@ def summary(runs: Mapping[str, Sequence[Result]], environment: dict[str, Any]) -
     for name, results in runs.items():
         rates = [result.tx_per_s for result in results]
         cpu = statistics.median(result.cpu_us_per_tx for result in results)
+        theirs = {
+            each: statistics.median(result.servers_us_per_tx[each] for result in results)
+            for each in results[0].servers_us_per_tx
+        }
         report[name] = {
             "tx_per_s": round(statistics.median(rates), 1),
             "cpu_us_per_tx": round(cpu, 3),
+            "servers_us_per_tx": theirs,
             "min_tx_per_s": round(min(rates), 1),
             "max_tx_per_s": round(max(rates), 1),
             "runs": [asdict(result) for result in results],

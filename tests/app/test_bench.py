@@ -4,7 +4,8 @@ import io
 import json
 import time
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import fastavro
 import numpy as np
@@ -13,9 +14,10 @@ from rich.console import Console
 
 import schemas
 from app import decode
-from app.bench import latency, stages, throughput
+from app.bench import arrivals, latency, luxuries, page, stages, sustainable, throughput
 from app.bench.lanes import hand_loop, readable
 from app.bench.lanes.lane import Meter, task
+from app.bench.latency import Trial
 from app.bench.load import SPAN_US, load
 from app.bench.throughput import Result, run
 from app.demo import traffic
@@ -152,6 +154,14 @@ def test_the_table_names_lanes_ratios_and_cold_figures() -> None:
         assert part in text
 
 
+def test_what_a_luxury_costs_is_the_median_of_rounds() -> None:
+    """Each round compared with its own, so that a slow minute counts on both sides."""
+    on = [Result(1.0, us, 10) for us in (8.0, 16.0, 8.0)]
+    off = [Result(1.0, us, 10) for us in (6.0, 14.0, 4.0)]
+    report = throughput.summary({luxuries.ON: on, "once_no_reasons": off}, ENVIRONMENT)
+    assert luxuries.cost(report, "once_no_reasons") == 0.25
+
+
 def test_lanes_must_agree() -> None:
     """Two lanes that scored the same transactions differently give no figures."""
     few, others = {"0": "x"}, {"0": "x", "1": "z"}
@@ -179,6 +189,7 @@ def test_stages_are_measured() -> None:
 
 def test_lateness_counts_from_due_and_what_is_missing_shows() -> None:
     """Percentiles without the warm-up; a score that is missing or doubled makes it incomplete."""
+    pytest.importorskip("hdrh")
     header = schemas.load("risk_score").single_object_header
 
     def score(number: int) -> bytes:
@@ -187,12 +198,103 @@ def test_lateness_counts_from_due_and_what_is_missing_shows() -> None:
         return encoded_score(header, fields)
 
     came = [(T0 + n + 1000 * (n + 1), score(n)) for n in range(4)]
-    assert readable.judged(came, 4, 2) == {
-        "records": 4, "complete": True, "p50_ms": 3.5, "p99_ms": 3.99, "max_ms": 4.0,
-    }  # fmt: skip
-    assert not readable.judged(came[:3], 4, 0)["complete"]
-    assert not readable.judged([*came, came[0]], 4, 0)["complete"]
-    assert not readable.judged([*came[:3], came[0]], 4, 0)["complete"]
+    judged = partial(readable.judged, schema="risk_score")
+    found = judged(came, 4, 2)
+    assert found["complete"]
+    assert [found[name] for name in ("p50_ms", "p99_ms", "max_ms")] == [3.001, 4.001, 4.0]
+    assert not judged(came[:3], 4, 0)["complete"]
+    assert not judged([*came, came[0]], 4, 0)["complete"]
+    assert not judged([*came[:3], came[0]], 4, 0)["complete"]
+
+
+def test_a_backlog_that_grows_is_told_from_one_that_does_not() -> None:
+    """Over ten seconds at 1,000/s: served in time, with noise, and served at 90 % of the rate."""
+    rng = np.random.default_rng(5)
+    due = np.arange(10_000) * 1000
+    assert readable.growth(due, due + rng.integers(1000, 90_000, len(due))) <= 0
+    assert 0.08 < readable.growth(due, due + 5000 + due // 10) < 0.12
+
+
+def test_the_course_shows_a_stall() -> None:
+    """What was due in the window of a stop waited for its end."""
+    due = np.arange(0, 1_000_000, 1000)
+    read = np.where((due >= 300_000) & (due < 500_000), 500_000, due) + 1000
+    course = readable.course(due, read)
+    assert len(course) == 10
+    assert course[2:6] == [1.0, 201.0, 101.0, 1.0]
+
+
+@pytest.mark.parametrize("name", get_args(arrivals.Arrivals))
+def test_arrivals_keep_their_rate(name: arrivals.Arrivals) -> None:
+    """As many in the time as were asked for, in order, the same again."""
+    n = arrivals.count(name, 500.0, 20.0)
+    due = arrivals.due_us(name, n, 500.0, 7)
+    assert np.array_equal(due, arrivals.due_us(name, n, 500.0, 7))
+    assert due[0] == 0
+    assert (np.diff(due) >= 0).all()
+    assert 19.0e6 < due[-1] < 21.0e6
+    assert n == (12_000 if name == "burst" else 10_000)
+
+
+def test_a_burst_is_three_times_as_fast_while_it_lasts() -> None:
+    """And the bench says when that is."""
+    n = arrivals.count("burst", 500.0, 20.0)
+    begin, end = arrivals.burst_s(n, 500.0)
+    due_s = arrivals.due_us("burst", n, 500.0) / 1e6
+    assert end - begin == pytest.approx(2.0)
+    assert np.count_nonzero((due_s >= begin) & (due_s < end)) == pytest.approx(3000, abs=2)
+    trial = Trial(500.0, 20.0, "burst", warm=0)
+    windows = [5.0] * int(begin * 10) + [80.0] * 20 + [40.0, 20.0, 9.0] + [5.0] * 100
+    assert latency.recovered_s(trial, windows) == pytest.approx(0.2)
+    assert latency.recovered_s(trial, windows[:82]) is None
+
+
+def test_gaps_of_chance_are_exponential() -> None:
+    """Their standard deviation is their mean."""
+    gaps = np.diff(arrivals.due_us("poisson", 50_000, 1000.0, 3))
+    assert gaps.mean() == pytest.approx(1000, rel=0.03)
+    assert gaps.std() == pytest.approx(1000, rel=0.05)
+
+
+@pytest.mark.parametrize("limit", [150.0, 9_000.0, 10_000.0, 47_000.0, 333_000.0])
+def test_the_highest_rate_is_bisected(limit: float) -> None:
+    """Within the precision below what holds, wherever the search begins."""
+    tried: list[float] = []
+
+    def holds(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    found = sustainable.highest(holds)
+    assert 0.94 * limit <= found <= limit
+    assert len(tried) < 16
+    assert sustainable.highest(lambda _rate: False) == 0
+
+
+def test_a_sender_that_was_late_voids_a_run() -> None:
+    """Its own lateness would be taken for the worker's."""
+    trial = Trial(100.0, 1.0)
+    assert not latency.judged(trial, {"slip_p99_ms": 0.9, "p99_ms": 10.0})["void"]
+    assert latency.judged(trial, {"slip_p99_ms": 1.1, "p99_ms": 10.0})["void"]
+
+
+def test_the_page_has_the_curves_and_needs_nothing_else() -> None:
+    """Percentiles of both systems, what is void greyed, nothing fetched from anywhere."""
+    pytest.importorskip("matplotlib")
+    figures = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "p999_ms", "p9999_ms", "max_ms"), 5.0)
+    run_ = {"delivery": "exactly_once", "arrivals": "poisson", "slip_p99_ms": 0.1, **figures}
+    runs = [
+        {**run_, "system": name, "rate": 1000.0 * k, "share": k / 4, "void": k == 3}
+        for name in ("riskwire", "echo")
+        for k in (1, 2, 3)
+    ]
+    report = {"runs": runs, "environment": {"cpu": "<a & b>"}, "sustainable": 4000.0}
+    text = page.page(report)
+    assert "riskwire p99.9" in text
+    assert text.count('class="void"') == 2
+    assert "&lt;a &amp; b&gt;" in text
+    assert "<script" not in text
+    assert sustainable.ratios(report) == {0.25: 1.0, 0.5: 1.0}
 
 
 def test_rates_are_numbers() -> None:

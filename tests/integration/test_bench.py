@@ -7,10 +7,11 @@ from rich.console import Console
 
 from app.bench import latency
 from app.bench.lanes import verify
+from app.bench.latency import Trial
 from app.bench.load import fill_topic, load
 from app.bench.peers import measure
 from app.bench.peers import run as peers
-from app.bench.throughput import LANES, run
+from app.bench.throughput import ALL, run
 from app.demo.cluster import Kafka
 from tests.integration.conftest import MakeTopic
 
@@ -19,8 +20,10 @@ RECORDS = 12_000
 
 def test_every_lane_gives_a_figure(kafka: Kafka, redis_url: str) -> None:
     """One round of all lanes: rates and CPU above zero, scores counted and equal, ratios made."""
-    report = run(records=RECORDS, rounds=1, bootstrap=kafka.bootstrap, redis_url=redis_url)
-    for name, lane in LANES.items():
+    report = run(
+        records=RECORDS, rounds=1, lanes=tuple(ALL), bootstrap=kafka.bootstrap, redis_url=redis_url
+    )
+    for name, lane in ALL.items():
         assert report[name]["tx_per_s"] > 0
         assert report[name]["cpu_us_per_tx"] > 0
         [only] = report[name]["runs"]
@@ -61,13 +64,17 @@ def test_a_peer_and_riskwire_do_the_same_work(
 
 
 def test_latency_is_measured_from_due_to_readable(kafka: Kafka, redis_url: str) -> None:
-    """A short run: one score for each payment, later than due, and what it cost."""
-    report = latency.run(
-        rates=[300.0], seconds=2.0, warm=300, guarantees=["exactly_once"],
-        bootstrap=kafka.bootstrap, redis_url=redis_url,
-    )  # fmt: skip
-    [its] = report["runs"]
+    """A short run: one score for each payment, later than due, and what it cost; a stop shows."""
+    pytest.importorskip("hdrh")
+    trials = [Trial(300.0, 2.0, warm=300), Trial(300.0, 2.0, warm=300, stall_ms=400.0)]
+    report = latency.run(trials, bootstrap=kafka.bootstrap, redis_url=redis_url)
+    floor, its, stalled = report["runs"]
+    assert [each["system"] for each in (floor, its, stalled)] == ["echo", "riskwire", "riskwire"]
+    assert floor["p50_ms"] > 0
     assert its["records"] == 900
+    assert its["hash"] == stalled["hash"]
+    assert stalled["max_ms"] >= 400
+    assert stalled["p90_ms"] >= 200, "a stop of 400 ms in 2 s meets a fifth of what was due"
     assert 0 < its["p50_ms"] <= its["p99_ms"] <= its["max_ms"] < 60_000
     assert its["cpu_us_per_tx"] > 0
     out = io.StringIO()

@@ -6,20 +6,23 @@ meanwhile; the last of these commits is not waited for.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from app import logs
+from app import logs, pipeline
 from app.adapters.faust import create_app
 from app.bench.lanes.lane import PARTITIONS, Meter, Task, task
 from app.config import Settings, load_settings
+from app.decide import Reasons
 from app.delivery import Deliverer
+from app.histogram import LatencyHistogram
 from app.intake import Intake
 from app.ledger import Ledger
 from app.metrics import Metrics
-from app.records import RecordBatch
+from app.records import Int64s, RecordBatch
 from app.warm_up import warm_up
 from app.wiring import build
+from app.worker import Worker
 
 
 class MeteredLedger(Ledger):
@@ -77,8 +80,42 @@ async def main(wanted: Task) -> None:
     settings, meter = settings_of(wanted), Meter(wanted.n, wanted.warm)
     logs.configure(settings)
     worker = build(settings, Metrics())
+    if wanted.variant:
+        WITHOUT[wanted.variant](worker)
     await warm_up(worker.parts)
     await metered(worker, wanted, meter)
+
+
+def _no_reasons(_worker: Worker) -> None:
+    setattr(pipeline, "reasons", lambda _matrix, rows, _explainer: Reasons.none(len(rows)))  # noqa: B010 -- a patch
+
+
+def _no_histograms(worker: Worker) -> None:
+    nothing = NoHistogram()
+    worker.metrics.event_latency = nothing
+    worker.metrics.stages = dict.fromkeys(worker.metrics.stages, nothing)
+
+
+def _no_metrics(worker: Worker) -> None:
+    setattr(worker, "_count", lambda _processed: None)  # noqa: B010 -- a patch
+
+
+class NoHistogram(LatencyHistogram):
+    """Counts nothing."""
+
+    def add(self, values_us: Int64s, times: int = 1) -> None:
+        """See `LatencyHistogram.add`."""
+
+    def add_one(self, value_us: int, times: int = 1) -> None:
+        """See `LatencyHistogram.add_one`."""
+
+
+WITHOUT: dict[str, Callable[[Worker], None]] = {
+    "no_reasons": _no_reasons,
+    "no_latency": _no_histograms,
+    "no_metrics": _no_metrics,
+}
+"""Luxuries that a lane does without (`app.bench.luxuries`)."""
 
 
 async def metered(worker: Metered, wanted: Task, meter: Meter) -> None:

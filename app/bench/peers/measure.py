@@ -22,7 +22,7 @@ from app.adapters.traffic import send
 from app.bench.load import WORLD
 from app.bench.peers import work
 from app.bench.peers.lanes import Lane
-from app.bench.throughput import OUTPUTS, program, ran, topic_of
+from app.bench.throughput import OUTPUTS, program, ran, spent, topic_of
 from app.config import Settings, load_settings
 from app.demo.traffic import divided, payments
 from app.errors import Unavailable
@@ -51,6 +51,7 @@ class Stage:
     coming: Payments
     topics: Mapping[int, str]
     reset: Callable[[], None]
+    pids: Mapping[str, int]
 
     def arguments(self, topic: str, scores: str, n: int, warm: int) -> list[str]:
         """What a lane is told, in a new group."""
@@ -73,13 +74,15 @@ def drain(lane: Lane, stage: Stage) -> Figures:
         stage.reset()
     with topic_of(stage.bootstrap, "bench-scores", OUTPUTS) as scores:
         arguments = stage.arguments(stage.topics[n], scores, n, int(n * lane.warm_share))
-        line = ran(lane.start(arguments))
+        with spent(stage.pids, n) as theirs:
+            line = ran(lane.start(arguments))
         found = work.read(stage.bootstrap, scores, risk_scores=lane.everything)
     wanted = work.expected(stage.coming.take(slice(n)), stage.model)
     work.check(found, wanted, scores=not lane.everything)
     return {
         "tx_per_s": round(line["tx"] / line["seconds"], 1),
         "cpu_us_per_tx": round(1e6 * line["cpu_s"] / line["tx"], 3),
+        **{f"{name}_us_per_tx": us for name, us in theirs.items()},
     }
 
 

@@ -22,7 +22,15 @@ from app.bench.load import fill_topic, load, state_of, write_state
 from app.bench.peers import work
 from app.bench.peers.lanes import LANES
 from app.bench.peers.measure import RATE, Figures, Stage, drain, latency, size_of
-from app.bench.throughput import Servers, check_lanes, environment_of, servers, topic_of
+from app.bench.throughput import (
+    THEIRS,
+    Servers,
+    check_lanes,
+    environment_of,
+    servers,
+    shown,
+    topic_of,
+)  # fmt: skip
 
 SECONDS = 20.0
 OURS = ("riskwire_once", "packed")
@@ -76,7 +84,7 @@ def _stage(here: Servers, records: int, lanes: Sequence[str], say: Say) -> Itera
         timing, blobs = state_of(its)
         stack.callback(write_state, here.redis_url, timing, {})
         reset = partial(write_state, here.redis_url, timing, blobs)
-        yield Stage(here.bootstrap, here.redis_url, model, its.coming, topics, reset)
+        yield Stage(here.bootstrap, here.redis_url, model, its.coming, topics, reset, here.pids)
 
 
 def summary(runs: Mapping[str, Sequence[Figures]], environment: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +112,7 @@ def summary(runs: Mapping[str, Sequence[Figures]], environment: dict[str, Any]) 
 def show(report: Mapping[str, Any], console: Console) -> None:
     """Print the report as tables, one of the drain and one of the latency where it was measured."""
     table = Table("lane", title="The same work by every peer: draining a full topic")
-    for heading in ("tx/s", "min-max", "CPU µs/tx", "Riskwire is", "its work is"):
+    for heading in ("tx/s", "min-max", "CPU µs/tx", *THEIRS, "Riskwire is", "its work is"):
         table.add_column(heading, justify="right")
     for name, lane in report["lanes"].items():
         ratios = [report["ratios"].get(ours, {}).get(name) for ours in OURS]
@@ -113,6 +121,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             f"{lane['tx_per_s']:,.0f}",
             f"{lane['min_tx_per_s']:,.0f}-{lane['max_tx_per_s']:,.0f}",
             f"{lane['cpu_us_per_tx']:.2f}",
+            *(shown(lane.get(f"{each}_us_per_tx")) for each in THEIRS),
             *(f"{ratio:.2f} x" if ratio else "" for ratio in ratios),
         )
     console.print(table)
