@@ -17,6 +17,8 @@ from app.bench import latency, stages, throughput
 from app.bench.lanes import hand_loop, readable
 from app.bench.lanes.lane import Meter, task
 from app.bench.load import SPAN_US, load
+from app.bench.ratios import GOALS, judged, missed
+from app.bench.rig import STAGES
 from app.bench.throughput import Result, run
 from app.demo import traffic
 from app.demo.traffic import HISTORY_DAYS, encoded
@@ -168,13 +170,45 @@ def test_an_unknown_lane_is_refused() -> None:
         run(lanes=("rocket",))
 
 
-def test_stages_are_measured() -> None:
-    """Every stage shows, in both passes, and the kernel by itself."""
-    report = stages.run(10_000, 512)
-    for name in ("first pass", "second pass"):
-        assert set(stages.STAGES) <= report[name].keys()
-        assert report[name]["alerts"] > 0
-    assert all(us > 0 for us in report["kernel alone"].values())
+def test_stages_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage shows in every size of batch, beside its floor; small ones get fewer records."""
+    monkeypatch.setattr(stages, "BATCHES_MAX", 300)
+    report = stages.run(10_000, (1, 512))
+    sizes = report["sizes"]
+    assert {size: its["records"] for size, its in sizes.items()} == {"1": 300, "512": 10_000}
+    for its in (report["first pass"], *sizes.values()):
+        assert all(its[stage] > 0 for stage in STAGES)
+        assert its["images"] > 0
+    assert sizes["512"]["alerts"] > 0
+    for its in sizes.values():
+        assert its["floors"].keys() == stages.FLOORS.keys()
+        assert all(us > 0 for us in its["floors"].values())
+        # A floor that is no floor would measure something else; the model's may be beaten.
+        assert all(its["floors"][stage] < its[stage] for stage in ("decode", "emit"))
+    assert sizes["1"]["decode"] > 5 * sizes["512"]["decode"]
+    assert report["second pass"] == sizes["512"]
+    assert report["ratios"].keys() == GOALS.keys()
+    out = io.StringIO()
+    stages.show(report, Console(file=out, width=120))
+    text = out.getvalue()
+    assert all(part in text for part in (*STAGES, *stages.FLOORS.values(), "sum", "fastavro"))
+
+
+def test_a_ratio_is_judged_by_its_goals() -> None:
+    """What it should be is a wish, what it must be is not."""
+    found = {"decode_vs_fastavro": 14.9, "encode_vs_fastavro": 15.1, "model_vs_session": 5.0}
+    assert missed(found) == ["decode_vs_fastavro"]
+    said = [judged(name, ratio) for name, ratio in found.items()]
+    assert ["not met, 15 missed" in said[0], "not met, 15 met" in said[1]] == [True, True]
+    assert "goal 0.8 met" in said[2]
+
+
+def test_sizes_are_numbers() -> None:
+    """What is no size is refused before anything is measured."""
+    assert stages.numbers_of("1,4096") == [1, 4096]
+    for text in ("many", "", "0", "1,"):
+        with pytest.raises(ConfigError, match="1,256"):
+            stages.numbers_of(text)
 
 
 def test_lateness_counts_from_due_and_what_is_missing_shows() -> None:
