@@ -95,6 +95,22 @@ def stages(
 
 
 @bench.command()
+def scaling(
+    records: Annotated[int, typer.Option(min=2_000, help="Transactions a pass.")] = 20_000,
+    entities: Annotated[
+        str, typer.Option(help="Customers and terminals in memory; 1,000,000 take 5 GB.")
+    ] = "10000,100000,1000000",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Measure cost and memory as state, partitions, model and messages grow, without Kafka."""
+    from app.bench import scaling as its
+    from app.bench.stages import numbers_of
+
+    _show(its.run(records, numbers_of(entities), _say), its.show, as_json=as_json)
+
+
+@bench.command()
 def latency(
     rates: Annotated[str, typer.Option(help="Transactions a second.")] = "2000,20000",
     seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,

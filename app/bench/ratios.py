@@ -5,7 +5,6 @@ dicts that are ready, no logical types, no validation, no columns to make.
 """
 
 import io
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 import schemas
 from app import decode
-from app.bench.rig import LIMITS, ROUTE, Rig, Spent, source_of, through
+from app.bench.rig import LIMITS, ROUTE, Rig, Spent, least_s, source_of, through
 from app.emit import Scored
 from app.encode import encode_scores
 from app.records import Ragged, RecordBatch
@@ -32,7 +31,7 @@ class Goal(NamedTuple):
     must: float
 
 
-BATCH, BATCHES, REPEATS = 256, 20, 7
+BATCH, BATCHES = 256, 20
 GOALS = {
     "decode_vs_fastavro": Goal("decode to columns ÷ fastavro", BATCH, 40, 15),
     "encode_vs_fastavro": Goal("encode scores ÷ fastavro", BATCH, 30, 15),
@@ -77,7 +76,8 @@ def ratios(parts: Sequence[RecordBatch], rig: Rig) -> dict[str, float]:
     for name, inputs in (("model_vs_session", matrices), ("model_vs_session_one_row", rows)):
         model = partial(score, scorer=rig.scorer)
         ours_and_theirs[name] = partial(_each, model, inputs), partial(_each, bare, inputs)
-    return {name: round(_ratio(*both), 2) for name, both in ours_and_theirs.items()}
+    times_s = {name: least_s(*both) for name, both in ours_and_theirs.items()}
+    return {name: round(theirs / ours, 2) for name, (ours, theirs) in times_s.items()}
 
 
 def missed(found: dict[str, float]) -> list[str]:
@@ -107,15 +107,6 @@ def _fields(body: bytes, schema: Any) -> Any:
     return fastavro.schemaless_reader(io.BytesIO(body), schema, None)
 
 
-def _each(work: Callable[[Any], Any], inputs: Sequence[Any]) -> float:
-    """CPU seconds of all."""
-    began_s = time.process_time()
+def _each(work: Callable[[Any], Any], inputs: Sequence[Any]) -> None:
     for each in inputs:
         work(each)
-    return time.process_time() - began_s
-
-
-def _ratio(ours: Callable[[], float], theirs: Callable[[], float]) -> float:
-    """Of the least times, taken in turn: what else the machine does disturbs both."""
-    times_s = [(ours(), theirs()) for _ in range(REPEATS)]
-    return min(b for _, b in times_s) / min(a for a, _ in times_s)

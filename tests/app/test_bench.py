@@ -13,7 +13,7 @@ from rich.console import Console
 
 import schemas
 from app import decode
-from app.bench import latency, stages, throughput
+from app.bench import latency, scaling, stages, throughput
 from app.bench.lanes import hand_loop, readable
 from app.bench.lanes.lane import Meter, task
 from app.bench.load import SPAN_US, load
@@ -201,6 +201,48 @@ def test_a_ratio_is_judged_by_its_goals() -> None:
     said = [judged(name, ratio) for name, ratio in found.items()]
     assert ["not met, 15 missed" in said[0], "not met, 15 met" in said[1]] == [True, True]
     assert "goal 0.8 met" in said[2]
+
+
+def test_growth_is_measured_and_what_does_not_fit_extrapolated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Costs and bytes show for each thing that grows; nothing is a figure that it is not."""
+    monkeypatch.setattr(scaling, "MEDIUM", 600)
+    monkeypatch.setattr(scaling, "MODELS", ((4, 2), (400, 3), (4, 7)))
+    monkeypatch.setattr(scaling, "MESSAGES", ((8, 0), (64, 1_000)))
+    report = scaling.run(2_000, (10**12, 300, 30_000), lambda _: None)
+    few, many, beyond = report["state"]
+    assert [its["extrapolated"] for its in report["state"]] == [False, False, True]
+    assert many["records"] == 2_000
+    assert all(many[stage] > 0 for stage in STAGES)
+    assert 3_000 < many["bytes_per_entity"] < scaling.ENTITY_BYTES
+    assert beyond["us"] >= many["us"]
+    assert beyond["rss_bytes"] > 10**12 * many["bytes_per_entity"]
+    assert few["images"] == 300  # all of them, each once
+    one, *_, most = report["partitions"]
+    assert (one["partitions"], most["partitions"]) == (1, 16)
+    assert one["features"] < most["features"]
+    small, large, deep = report["models"]
+    assert [its["compiled"] for its in report["models"]] == [True, True, False]
+    assert small["model_bytes"] < deep["model_bytes"] < large["model_bytes"]
+    for cost in ("model", "session.run", "reasons_per_alert"):
+        assert small[cost] < large[cost]
+    short, long = report["messages"]
+    assert (short["bytes"] < 100, 1_200 < long["bytes"] < 1_500) == (True, True)
+    assert short["floors"]["decode"] < long["floors"]["decode"]
+    fastest = report["workers"]["rates"][-1]
+    assert fastest == {
+        "workers": 16, "partitions": 16, "tx_per_s": round(16e6 / most["us"]),
+    }  # fmt: skip
+    out = io.StringIO()
+    scaling.show(report, Console(file=out, width=80))
+    assert all(f"{part}" in out.getvalue() for part in ("30,000", "extrapolated", "RSS", "unread"))
+
+
+def test_a_step_beyond_the_memory_needs_two_before_it() -> None:
+    """Where nothing was measured there is nothing to extrapolate from."""
+    with pytest.raises(ConfigError, match="two smaller"):
+        scaling.run(2_000, (10**12,), lambda _: None)
 
 
 def test_sizes_are_numbers() -> None:
