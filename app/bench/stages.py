@@ -122,19 +122,25 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     for name in columns:
         table.add_column(name, justify="right")
     for stage in STAGES:
-        table.add_row(stage, *(f"{its[stage]:.2f}" for its in columns.values()))
+        table.add_row(stage, *(_us(its[stage]) for its in columns.values()))
         if stage in FLOORS:
-            floors = (its["floors"].get(stage) for its in columns.values())
-            cells = ("" if us is None else f"{us:.2f}" for us in floors)
-            table.add_row(f"  {FLOORS[stage]}", *cells, style="dim")
+            floors = (_us(its["floors"].get(stage)) for its in columns.values())
+            table.add_row(f"  {FLOORS[stage]}", *floors, style="dim")
     table.add_section()
-    table.add_row("sum", *(f"{sum(its[s] for s in STAGES):.2f}" for its in columns.values()))
+    table.add_row("sum", *(_us(sum(its[s] for s in STAGES)) for its in columns.values()))
     console.print(table)
+    console.print(f"first: in batches of {report['batch']}, while every entity is read")
     for name, ratio in report["ratios"].items():
         console.print(judged(name, ratio))
     shed = ", ".join(f"{us:.2f} at level {level}" for level, us in report["levels"].items())
     console.print(f"all of it in batches of {report['batch']}, by level of shedding: {shed}")
     console.print(f"model: {report['model']}")
+
+
+def _us(us: float | None) -> str:
+    if us is None:
+        return ""
+    return f"{us:.2f}" if us < 100 else f"{us:.0f}"
 
 
 def _parts(
