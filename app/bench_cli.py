@@ -98,15 +98,33 @@ def peers(
 
 @bench.command()
 def stages(
-    records: Annotated[int, typer.Option(min=10_000, help="Transactions a pass.")] = 300_000,
-    batch: Annotated[int, typer.Option(min=1, help="Records in a micro-batch.")] = 2048,
+    records: Annotated[int, typer.Option(min=10_000, help="Transactions a pass.")] = 200_000,
+    batches: Annotated[
+        str, typer.Option(help="Records in a micro-batch, comma separated.")
+    ] = "1,4,16,64,256,1024,4096",
     *,
     as_json: Json = False,
 ) -> None:
-    """Measure what each stage costs by itself, without Kafka."""
+    """Each stage beside its floor, without Kafka; status 1 if a ratio is not what it must be."""
     from app.bench import stages as its
 
-    _show(its.run(records, batch), its.show, as_json=as_json)
+    _show(its.run(records, its.numbers_of(batches)), its.show, as_json=as_json)
+
+
+@bench.command()
+def scaling(
+    records: Annotated[int, typer.Option(min=2_000, help="Transactions a pass.")] = 20_000,
+    entities: Annotated[
+        str, typer.Option(help="Customers and terminals in memory; 1,000,000 take 5 GB.")
+    ] = "10000,100000,1000000",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Measure cost and memory as state, partitions, model and messages grow, without Kafka."""
+    from app.bench import scaling as its
+    from app.bench.stages import numbers_of
+
+    _show(its.run(records, numbers_of(entities), _say), its.show, as_json=as_json)
 
 
 @bench.command()

@@ -14,11 +14,13 @@ from rich.console import Console
 
 import schemas
 from app import decode
-from app.bench import arrivals, latency, luxuries, page, stages, sustainable, throughput
+from app.bench import arrivals, latency, luxuries, page, scaling, stages, sustainable, throughput
 from app.bench.lanes import hand_loop, readable
 from app.bench.lanes.lane import Meter, task
 from app.bench.latency import Trial
 from app.bench.load import SPAN_US, load
+from app.bench.ratios import GOALS, judged, missed
+from app.bench.rig import STAGES
 from app.bench.throughput import Result, run
 from app.demo import traffic
 from app.demo.traffic import HISTORY_DAYS, encoded
@@ -178,13 +180,87 @@ def test_an_unknown_lane_is_refused() -> None:
         run(lanes=("rocket",))
 
 
-def test_stages_are_measured() -> None:
-    """Every stage shows, in both passes, and the kernel by itself."""
-    report = stages.run(10_000, 512)
-    for name in ("first pass", "second pass"):
-        assert set(stages.STAGES) <= report[name].keys()
-        assert report[name]["alerts"] > 0
-    assert all(us > 0 for us in report["kernel alone"].values())
+def test_stages_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage shows in every size of batch, beside its floor; small ones get fewer records."""
+    monkeypatch.setattr(stages, "BATCHES_MAX", 300)
+    report = stages.run(10_000, (1, 512))
+    sizes = report["sizes"]
+    assert {size: its["records"] for size, its in sizes.items()} == {"1": 300, "512": 10_000}
+    for its in (report["first pass"], *sizes.values()):
+        assert all(its[stage] > 0 for stage in STAGES)
+        assert its["images"] > 0
+    assert sizes["512"]["alerts"] > 0
+    for its in sizes.values():
+        assert its["floors"].keys() == stages.FLOORS.keys()
+        assert all(us > 0 for us in its["floors"].values())
+        # A floor that is no floor would measure something else; the model's may be beaten.
+        assert all(its["floors"][stage] < its[stage] for stage in ("decode", "emit"))
+    assert sizes["1"]["decode"] > 5 * sizes["512"]["decode"]
+    assert report["second pass"] == sizes["512"]
+    assert report["ratios"].keys() == GOALS.keys()
+    out = io.StringIO()
+    stages.show(report, Console(file=out, width=120))
+    text = out.getvalue()
+    assert all(part in text for part in (*STAGES, *stages.FLOORS.values(), "sum", "fastavro"))
+
+
+def test_a_ratio_is_judged_by_its_goals() -> None:
+    """What it should be is a wish, what it must be is not."""
+    found = {"decode_vs_fastavro": 14.9, "encode_vs_fastavro": 15.1, "model_vs_session": 5.0}
+    assert missed(found) == ["decode_vs_fastavro"]
+    said = [judged(name, ratio) for name, ratio in found.items()]
+    assert ["not met, 15 missed" in said[0], "not met, 15 met" in said[1]] == [True, True]
+    assert "goal 0.8 met" in said[2]
+
+
+def test_growth_is_measured_and_what_does_not_fit_extrapolated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Costs and bytes show for each thing that grows; nothing is a figure that it is not."""
+    monkeypatch.setattr(scaling, "MEDIUM", 600)
+    monkeypatch.setattr(scaling, "MODELS", ((4, 2), (400, 3), (4, 7)))
+    monkeypatch.setattr(scaling, "MESSAGES", ((8, 0), (64, 1_000)))
+    report = scaling.run(2_000, (10**12, 300, 30_000), lambda _: None)
+    few, many, beyond = report["state"]
+    assert [its["extrapolated"] for its in report["state"]] == [False, False, True]
+    assert many["records"] == 2_000
+    assert all(many[stage] > 0 for stage in STAGES)
+    assert 3_000 < many["bytes_per_entity"] < scaling.ENTITY_BYTES
+    assert beyond["us"] >= many["us"]
+    assert beyond["rss_bytes"] > 10**12 * many["bytes_per_entity"]
+    assert few["images"] == 300  # all of them, each once
+    one, *_, most = report["partitions"]
+    assert (one["partitions"], most["partitions"]) == (1, 16)
+    assert one["features"] < most["features"]
+    small, large, deep = report["models"]
+    assert [its["compiled"] for its in report["models"]] == [True, True, False]
+    assert small["model_bytes"] < deep["model_bytes"] < large["model_bytes"]
+    for cost in ("model", "session.run", "reasons_per_alert"):
+        assert small[cost] < large[cost]
+    short, long = report["messages"]
+    assert (short["bytes"] < 100, 1_200 < long["bytes"] < 1_500) == (True, True)
+    assert short["floors"]["decode"] < long["floors"]["decode"]
+    fastest = report["workers"]["rates"][-1]
+    assert fastest == {
+        "workers": 16, "partitions": 16, "tx_per_s": round(16e6 / most["us"]),
+    }  # fmt: skip
+    out = io.StringIO()
+    scaling.show(report, Console(file=out, width=80))
+    assert all(f"{part}" in out.getvalue() for part in ("30,000", "extrapolated", "RSS", "unread"))
+
+
+def test_a_step_beyond_the_memory_needs_two_before_it() -> None:
+    """Where nothing was measured there is nothing to extrapolate from."""
+    with pytest.raises(ConfigError, match="two smaller"):
+        scaling.run(2_000, (10**12,), lambda _: None)
+
+
+def test_sizes_are_numbers() -> None:
+    """What is no size is refused before anything is measured."""
+    assert stages.numbers_of("1,4096") == [1, 4096]
+    for text in ("many", "", "0", "1,"):
+        with pytest.raises(ConfigError, match="1,256"):
+            stages.numbers_of(text)
 
 
 def test_lateness_counts_from_due_and_what_is_missing_shows() -> None:

@@ -31,6 +31,7 @@ COMMANDS = [
     ("features", "get"),
     ("bench", "throughput"),
     ("bench", "stages"),
+    ("bench", "scaling"),
     ("features", "list"),
     ("simulate",),
     ("train",),
