@@ -234,6 +234,8 @@ class Live:
         return load
 
     def _pending(self, customers: Int32s, shares: Int32s, new: Int32s, load: Int64s) -> Pending:
+        if not len(new) and not len(load):
+            return Pending(customers, shares, new, load, (), [])
         sources = {row % self.partitions for row in load.tolist()}
         sources |= set(self.customers.groups(new).tolist())
         for partition in sources & self._written.keys() & self.owned.keys():

@@ -21,7 +21,7 @@ def main(wanted: Task) -> None:
     partitions = consumer.list_topics(wanted.topic, timeout=CALL_S).topics[wanted.topic].partitions
     consumer.assign([TopicPartition(wanted.topic, p, 0) for p in partitions])
     named = {"transactional.id": wanted.group} if once else {}
-    producer = Producer({**at, **named, "acks": "all", "enable.idempotence": True, "linger.ms": 0})
+    producer = Producer({**at, **named, "acks": "all", "enable.idempotence": True, "linger.ms": 1})
     if once:
         producer.init_transactions(CALL_S)
     consumer.poll(0.5)
@@ -37,6 +37,7 @@ def main(wanted: Task) -> None:
             _send(producer, wanted.scores, message)
         producer.poll(0)
         if once:
+            producer.flush(CALL_S)  # offsets beside records meet each other at the broker: 100 ms
             ends = {message.partition() or 0: message.offset() or 0 for message in messages}
             offsets = [TopicPartition(wanted.topic, p, last + 1) for p, last in ends.items()]
             group = consumer.consumer_group_metadata()

@@ -36,7 +36,7 @@ WARM_RATE = 20_000.0
 NAP_S = 0.0003
 """No shorter, or the sender burns a core: what comes due in one nap leaves together."""
 CHUNK_RECORDS = 1000
-OPTIONS = {"linger.ms": "0", "batch.num.messages": str(CHUNK_RECORDS)}
+OPTIONS = {"linger.ms": "1"}
 
 
 def say(**fields: object) -> None:
