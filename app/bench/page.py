@@ -88,6 +88,8 @@ def _curves(runs: Sequence[Mapping[str, Any]], delivery: str) -> str:
             )  # fmt: skip
     axes.set(yscale="log", xlabel="transactions a second", ylabel="ms", title=delivery)
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_formatter("{x:,g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend(ncols=2, fontsize=8)
     out = io.StringIO()
