@@ -26,6 +26,8 @@ Bootstrap = Annotated[str | None, typer.Option(help="A Kafka that is there alrea
 Html = Annotated[Path | None, typer.Option(help="Write a page with the curves, too.")]
 Records = Annotated[int, typer.Option(min=10_000, help="Transactions.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Runs of each lane.")]
+Seconds = Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")]
+Delivery = Annotated[str, typer.Option(help="Only this guarantee.")]
 Lanes = Annotated[str, typer.Option(help="Only these, comma separated.")]
 
 
@@ -130,9 +132,9 @@ def scaling(
 @bench.command()
 def latency(
     rates: Annotated[str, typer.Option(help="Transactions a second.")] = "2000,20000",
-    seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
+    seconds: Seconds = 20.0,
     arrivals: Annotated[str, typer.Option(help="constant, poisson or burst.")] = "constant",
-    delivery: Annotated[str, typer.Option(help="Only this guarantee.")] = "",
+    delivery: Delivery = "",
     stall_ms: Annotated[float, typer.Option(min=0, help="Stop the worker so long midway.")] = 0.0,
     html: Html = None,
     bootstrap: Bootstrap = None,
@@ -144,10 +146,11 @@ def latency(
     from app.bench import latency as its
     from app.bench.arrivals import checked
 
+    guarantees = [its.guarantee_of(delivery)] if delivery else its.GUARANTEES
     trials = [
         its.Trial(rate, seconds, checked(arrivals), guarantee, stall_ms=stall_ms)
         for rate in its.rates_of(rates)
-        for guarantee in its.guarantees_of(delivery)
+        for guarantee in guarantees
     ]
     report = its.run(trials, echo=echo, bootstrap=bootstrap, say=_say)
     _page(report, html)
@@ -156,8 +159,8 @@ def latency(
 
 @bench.command()
 def curve(
-    seconds: Annotated[float, typer.Option(min=1, help="Each run, less the warm-up.")] = 20.0,
-    delivery: Annotated[str, typer.Option(help="Which guarantee.")] = "exactly_once",
+    seconds: Seconds = 20.0,
+    delivery: Delivery = "exactly_once",
     sustainable: Annotated[float | None, typer.Option(help="Known; else it is found.")] = None,
     html: Html = None,
     bootstrap: Bootstrap = None,
@@ -166,11 +169,10 @@ def curve(
 ) -> None:
     """Latency against load: 5 to 105 % of the sustainable rate, a burst, and the floor."""
     from app.bench import sustainable as its
-    from app.bench.latency import guarantees_of
+    from app.bench.latency import guarantee_of
 
-    [guarantee] = guarantees_of(delivery)
     report = its.curve(
-        guarantee=guarantee,
+        guarantee=guarantee_of(delivery),
         seconds=seconds,
         sustainable=sustainable,
         bootstrap=bootstrap,
@@ -183,7 +185,7 @@ def curve(
 @bench.command()
 def sustainable(
     seconds: Annotated[float, typer.Option(min=1, help="Each rate; 300 to be sure.")] = 20.0,
-    delivery: Annotated[str, typer.Option(help="Which guarantee.")] = "exactly_once",
+    delivery: Delivery = "exactly_once",
     bound_ms: Annotated[float, typer.Option(min=1, help="Of the 99th percentile.")] = 1000.0,
     bootstrap: Bootstrap = None,
     *,
@@ -191,11 +193,14 @@ def sustainable(
 ) -> None:
     """Find the highest rate at which no backlog grows."""
     from app.bench import sustainable as its
-    from app.bench.latency import guarantees_of
+    from app.bench.latency import guarantee_of
 
-    [guarantee] = guarantees_of(delivery)
     report = its.run(
-        guarantee=guarantee, seconds=seconds, bound_ms=bound_ms, bootstrap=bootstrap, say=_say
+        guarantee=guarantee_of(delivery),
+        seconds=seconds,
+        bound_ms=bound_ms,
+        bootstrap=bootstrap,
+        say=_say,
     )
     _show(report, its.show, as_json=as_json)
 

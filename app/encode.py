@@ -71,6 +71,16 @@ def _put_hash(out: Any, p: Any, value: Any) -> Any:
     return p + 8
 
 
+@nb.njit(nogil=True, cache=True, inline="always")
+def _put_times(
+    out: Any, p: Any, event_time: Any, append_time: Any, append_type: Any, tail: Any
+) -> Any:
+    """The latency record: what is a row's own, and the rest of it, encoded, which the batch has."""
+    p = put_long(out, put_long(out, p, event_time), append_time)
+    p = put_long(out, p, np.int64(append_type))
+    return put_bytes(out, p, tail, 0, tail.shape[0])
+
+
 @nb.njit(nogil=True, cache=True)
 def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, text_length: Any,
             partition: Any, offset: Any, score: Any, decision: Any, vector_hash: Any,
@@ -90,10 +100,8 @@ def _encode(header: Any, middles: Any, tail: Any, text: Any, text_start: Any, te
         p = put_bytes(out, p, score_bytes, 4 * i, 4)
         p = put_long(out, p, np.int64(decision[i]))
         p = put_bytes(out, p, middles, size_middle * kind[i], size_middle)
-        p = put_long(out, _put_hash(out, p, vector_hash[i]), event_time[i])
-        p = put_long(out, p, append_time[i])
-        p = put_long(out, p, np.int64(append_type[i]))
-        p = put_bytes(out, p, tail, 0, tail.shape[0])
+        p = _put_hash(out, p, vector_hash[i])
+        p = _put_times(out, p, event_time[i], append_time[i], append_type[i], tail)
         p = put_bytes(out, p, vectors[i], 0, vectors.shape[1])
         p = put_bytes(out, p, end, 0, end.shape[0])
         start[i], length[i] = first, p - first
@@ -188,9 +196,7 @@ def _encode_alerts(heads: Any, text: Any, payment: Any, said: Any, reasons: Any,
         p = _put_hash(out, p, vector_hash[i])
         p = put_bytes(out, p, topic, 0, topic.shape[0])
         p = put_long(out, put_long(out, p, np.int64(partition[i])), offset[i])
-        p = put_long(out, put_long(out, p, event_time[i]), append_time[i])
-        p = put_long(out, p, np.int64(append_type[i]))
-        p = put_bytes(out, p, tail, 0, tail.shape[0])
+        p = _put_times(out, p, event_time[i], append_time[i], append_type[i], tail)
         start[i], length[i] = first, p - first
     return p
 

@@ -87,8 +87,6 @@ class Enrich:
                     raise Dropped from None
             else:
                 break
-        if not pending.keys and not self.live.distrusted:
-            return pending
         blobs: list[bytes | None] | None = await self._read(pending) if pending.keys else []
         if blobs is None:
             self.live.lack(pending)

@@ -263,16 +263,18 @@ class Live:
         Raises Outdated where Redis does not hold what was written to it of an owned partition, and
         StateError where it is another's by now.
         """
+        if not pending.keys and not self.distrusted:
+            return
         first, second = len(pending.new_customers), len(pending.load)
         values = zip(pending.sources, blobs[first + second :], strict=True)
         metas = {q: Meta.parse(value) for q, value in values}
         for q in metas.keys() & self.owned.keys():
             self._check(q, metas[q])
         people, rows = pending.new_customers, pending.load.astype(np.int32)
-        damaged = blob.unpack_customers(self.state, people, blobs[:first])
+        self.damaged += blob.unpack_customers(self.state, people, blobs[:first])
         bad = people[_found(blobs[:first]) & (self.state.c_count[people] == 0)]
         self.distrusted |= set(self.customers.groups(bad).tolist())
-        damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
+        self.damaged += blob.unpack_shares(self.state, rows, blobs[first : first + second])
         self._loaded[rows] = True
         self.lacking.read(people)
         for q in metas.keys() - self.owned.keys():
@@ -283,7 +285,6 @@ class Live:
         bad = rows[_found(blobs[first : first + second]) & empty]
         self.state.mark_us[bad] = NEVER  # so that vectors with a damaged copy are provisional
         self.distrusted |= {row % self.partitions for row in bad.tolist()} & self.owned.keys()
-        self.damaged += damaged
         if self.distrusted:
             raise Outdated
 

@@ -30,6 +30,7 @@ from rich.table import Table
 from app.adapters.admin import delete_topics
 from app.adapters.topics import apply_topics, wanted_topics
 from app.bench.arrivals import WINDOW_S, Arrivals, burst_s, count
+from app.bench.given import numbers
 from app.bench.load import WORLD
 from app.bench.throughput import Servers, environment_of, servers, topic_of
 from app.config import Settings
@@ -44,7 +45,7 @@ Guarantee = Literal["exactly_once", "at_least_once"]
 GUARANTEES: tuple[Guarantee, ...] = ("exactly_once", "at_least_once")
 SHARES = (0.05, 0.10, 0.25, 0.50, 0.70, 0.80, 0.90, 0.95, 1.05)
 """Of the sustainable rate: the loads of a whole curve."""
-GOALS = {"exactly_once": "p50 20 ms and p99 60 ms", "at_least_once": "none of its own"}
+GOAL_ONCE = "p50 20 ms and p99 60 ms"
 WARM_RECORDS = 100_000
 """So many that each customer and terminal was met."""
 BROKER_WARM_S = 30.0
@@ -147,21 +148,15 @@ def recovered_s(trial: Trial, course: Sequence[float]) -> float | None:
 
 def rates_of(text: str) -> list[float]:
     """Rates as given on a command line; raises ConfigError for what is none."""
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = [0.0]
-    if min(rates) < 1:
-        raise ConfigError(f"{text!r} are no rates; write 2000,20000")
-    return rates
+    return numbers(text, float, "rates", "2000,20000")
 
 
-def guarantees_of(text: str) -> list[Guarantee]:
-    """The guarantee of that name, all for no name; raises ConfigError for what is none."""
-    named = [each for each in GUARANTEES if text in {"", each}]
-    if not named:
-        raise ConfigError(f"no such guarantee: {text}; there are {', '.join(GUARANTEES)}")
-    return named
+def guarantee_of(text: str) -> Guarantee:
+    """The guarantee of that name; raises ConfigError for what is none."""
+    for each in GUARANTEES:
+        if each == text:
+            return each
+    raise ConfigError(f"no such guarantee: {text}; there are {', '.join(GUARANTEES)}")
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
@@ -192,7 +187,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
             said = "not in this run" if after is None else f"{after} s after its end"
             console.print(f"burst at {each['rate']:,.0f}/s, {each['system']}: recovered {said}")
     where = report["environment"]
-    console.print(f"goal exactly once: {GOALS['exactly_once']}; void: the sender was late itself")
+    console.print(f"goal exactly once: {GOAL_ONCE}; void: the sender was late itself")
     console.print(f"{where['cpu']}, {where['cores']} cores for all of it; {where['kafka']}")
 
 

@@ -13,14 +13,11 @@ import time
 
 import numpy as np
 
-import schemas
 from app.adapters.transport import choose_transport, open_sink
-from app.bench.lanes.lane import PARTITIONS
+from app.bench.lanes.paced import columns
 from app.bench.load import load
 from app.config import load_settings
-from app.demo.traffic import encoded
-from app.partitioner import partition_of
-from app.records import Columns, Outbound, Ragged
+from app.records import Columns, Outbound
 
 POOL_RECORDS, CHUNK_RECORDS = 200_000, 1000
 TOLD_S = 0.002
@@ -28,15 +25,9 @@ TOLD_S = 0.002
 
 def chunks(topic: str) -> list[Columns]:
     """The payments, so many at a time, each to its customer's partition."""
-    header = schemas.load("transaction").single_object_header
-    rows = list(encoded(load(POOL_RECORDS).coming, "tx", 0, header))
-    partition = np.array([partition_of(key, PARTITIONS) for key, _ in rows], np.int32)
-    made = []
-    for first in range(0, len(rows), CHUNK_RECORDS):
-        some = slice(first, first + CHUNK_RECORDS)
-        keys, values = (Ragged.of([row[k] for row in rows[some]]) for k in (0, 1))
-        made.append(Columns(topic, partition[some], keys, values))
-    return made
+    coming = load(POOL_RECORDS).coming
+    pool = columns(topic, coming, coming.event_time_us, 0)
+    return [pool.take(rows) for rows in np.arange(POOL_RECORDS).reshape(-1, CHUNK_RECORDS)]
 
 
 def main(bootstrap: str, topic: str, rate: float, seconds: float, records: int) -> None:

@@ -22,6 +22,7 @@ from app import decode
 from app.adapters.memory import MemoryRegistry, MemoryStore
 from app.adapters.onnx import OnnxScorer
 from app.backoff import Backoff
+from app.bench.given import numbers
 from app.bench.lanes.lane import PARTITIONS
 from app.bench.load import WORLD, Load, load, state_of
 from app.bench.ratios import BATCH, BATCHES, judged, missed, ratios
@@ -36,7 +37,6 @@ from app.bench.rig import (
 )
 from app.demo.traffic import encoded
 from app.enrich import Enrich
-from app.errors import ConfigError
 from app.live import Live
 from app.pipeline import Parts, process
 from app.records import RecordBatch
@@ -105,13 +105,7 @@ def run(records: int, sizes: Sequence[int]) -> dict[str, Any]:
 
 def numbers_of(text: str) -> list[int]:
     """Sizes as given on a command line; raises ConfigError for what is none."""
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = [0]
-    if min(sizes) < 1:
-        raise ConfigError(f"{text!r} are no sizes; write 1,256,4096")
-    return sizes
+    return numbers(text, int, "sizes", "1,256,4096")
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:

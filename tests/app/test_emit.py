@@ -130,16 +130,7 @@ def test_scores_are_byte_equal_to_fastavro(
     out = _emit(rows, [decision] * n, [score] * n, vectors=vectors, shed=shed).columns[0]
     for i, row in enumerate(rows):
         expected = io.BytesIO()
-        latency = {
-            "event_time": row["event_time_us"],
-            "append_time": row["append_time_us"],
-            "append_time_type": TIMESTAMP_TYPES[row["append_time_type"]],
-            "polled": INSTANTS.polled_us,
-            "decoded": INSTANTS.decoded_us,
-            "enriched": INSTANTS.enriched_us,
-            "scored": INSTANTS.scored_us,
-            "emitted": INSTANTS.emitted_us,
-        }
+        latency = _latency_of(row)
         record = {
             "transaction_id": row["transaction_id"],
             "customer_id": row["customer_id"],
@@ -266,21 +257,25 @@ def test_alerts_are_byte_equal_to_fastavro(
             "source_topic": "transactions",
             "source_partition": row["partition"],
             "source_offset": row["offset"],
-            "latency": {
-                "event_time": row["event_time_us"],
-                "append_time": row["append_time_us"],
-                "append_time_type": TIMESTAMP_TYPES[row["append_time_type"]],
-                "polled": INSTANTS.polled_us,
-                "decoded": INSTANTS.decoded_us,
-                "enriched": INSTANTS.enriched_us,
-                "scored": INSTANTS.scored_us,
-                "emitted": INSTANTS.emitted_us,
-            },
+            "latency": _latency_of(row),
             "shed": shed,
         }
         expected = io.BytesIO()
         fastavro.schemaless_writer(expected, schema.parsed, record)
         assert schema.single_object_header + expected.getvalue() == out[1].values[k]
+
+
+def _latency_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "event_time": row["event_time_us"],
+        "append_time": row["append_time_us"],
+        "append_time_type": TIMESTAMP_TYPES[row["append_time_type"]],
+        "polled": INSTANTS.polled_us,
+        "decoded": INSTANTS.decoded_us,
+        "enriched": INSTANTS.enriched_us,
+        "scored": INSTANTS.scored_us,
+        "emitted": INSTANTS.emitted_us,
+    }
 
 
 def _alert_id(partition: int, offset: int) -> str:
